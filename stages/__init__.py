@@ -1,0 +1,1 @@
+"""What happens to a batch of rows; knows nothing of Ray."""

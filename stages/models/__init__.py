@@ -1,0 +1,1 @@
+"""The networks that stages hold, and what is asked of them."""
