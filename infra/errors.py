@@ -12,7 +12,8 @@
     - BadWeights: a file of weights is not what it should be
   - MissingColumns: a stage was given a batch without the columns it reads
   - BrokenPromise: a stage returned other columns or rows than it declared
-  - JobFailed: a job ended with rows unaccounted for
+  - JobFailed: a job wrote another number of rows than it was given
+  - UnaccountedRows: rows of a run ended in no way that has a name
 
 Ray carries exceptions between processes by pickling them. So every argument goes to
 ``super().__init__`` and the message is made in ``__str__``.
@@ -66,7 +67,7 @@ class UnknownKey(BadInput):
         return f"{self.where} has no setting {self.key!r}. {nearest(self.key, self.known)}"
 
 
-class BadValue(BadInput, ValueError):
+class BadValue(BadInput):
     """A setting has a value that cannot work."""
 
     def __init__(self, key: str, value: object, cure: str) -> None:
@@ -173,7 +174,7 @@ class BrokenPromise(VisageError):
 
 
 class JobFailed(VisageError):
-    """A job ended with rows unaccounted for."""
+    """A job wrote another number of rows than it was given."""
 
     def __init__(self, job: str, expected: int, found: int, path: str) -> None:
         self.job, self.expected, self.found, self.path = job, expected, found, path
@@ -183,4 +184,20 @@ class JobFailed(VisageError):
         return (
             f"The job {self.job!r} was given {self.expected} rows and wrote {self.found}. "
             f"Its data in {self.path!r} is not to be trusted: delete that folder and run again."
+        )
+
+
+class UnaccountedRows(VisageError):
+    """Rows of a run ended in no way that has a name."""
+
+    def __init__(self, endings: Iterable[tuple[str, str, int]], rows: int) -> None:
+        self.endings, self.rows = tuple(endings), rows
+        super().__init__(self.endings, rows)
+
+    def __str__(self) -> str:
+        endings = "; ".join(f"{n} with {status} {reason!r}" for status, reason, n in self.endings)
+        return (
+            f"Of {self.rows} rows some ended in no known way: {endings}. "
+            "Name the reason in REJECTIONS or ERRORS in stages/columns.py, or mend the stage "
+            "that wrote it."
         )

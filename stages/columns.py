@@ -130,8 +130,12 @@ def schema(names: Iterable[str]) -> pa.Schema:
     return pa.schema([(c.name, c.type) for c in columns if not c.in_memory_only])
 
 
-SEED = [c.name for c in _ALL if c.written_by.startswith("seed") or c.name in
-        ("rejected_by", "error", "error_detail", "dup_of", "dup_kind", "status")]
+SEED = [
+    c.name
+    for c in _ALL
+    if c.written_by.startswith("seed")
+    or c.name in ("rejected_by", "error", "error_detail", "dup_of", "dup_kind", "status")
+]
 """What the seed job writes: all that is known of a picture before its bytes are seen."""
 
 DECISIONS = [

@@ -33,6 +33,10 @@ left and right corner of the mouth, left and right as seen in the picture.
 """
 
 
+SCHEMES: dict[str, LandmarkScheme] = {"dlib": "dlib5", "insightface": "arcface5"}
+"""The points that each backend's detector gives."""
+
+
 @dataclass(frozen=True, slots=True)
 class Detections:
     """The faces of one picture, in its pixels, largest box first."""

@@ -1,0 +1,101 @@
+"""What a run leaves in MLflow. The only module that imports it."""
+
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from infra.storage import Folder
+
+log = logging.getLogger(__name__)
+
+
+def tracking_uri(store: Folder) -> str:
+    """Return MLFLOW_TRACKING_URI, or an SQLite file in the store (at home for a remote store)."""
+    if uri := os.environ.get("MLFLOW_TRACKING_URI"):
+        return uri
+    home = Path(store.path) if store.is_local else Path.home() / ".visage"
+    home.mkdir(parents=True, exist_ok=True)
+    return f"sqlite:///{home / 'mlflow.db'}"
+
+
+class Tracker:
+    """One MLflow run, kept beside the work so that it never holds the work up.
+
+    The import and the making of an empty database take seconds; they happen on a thread while the
+    first job runs. When MLflow cannot be reached the run goes on, and ``problem`` says why.
+    """
+
+    def __init__(self, store: Folder, experiment: str, run: str, run_id: str = "") -> None:
+        self.uri, self.experiment, self.run, self.run_id = (
+            tracking_uri(store), experiment, run, run_id,
+        )  # fmt: skip
+        self.problem = ""
+        self._artifacts = None if "://" in str(store) else f"{store.path}/mlartifacts"
+        self._client: Any = None
+        self._thread = threading.Thread(target=self._guard, args=(self._open,), daemon=True)
+        self._thread.start()
+
+    def finish(
+        self,
+        params: Mapping[str, object],
+        metrics: Mapping[str, float],
+        texts: Mapping[str, str],
+        tags: Mapping[str, str],
+        *,
+        status: str = "FINISHED",
+    ) -> str:
+        """Record a run's end; return its MLflow id, or ``""`` with ``problem`` set."""
+        self._thread.join()
+        if not self.problem:
+            self._guard(self._write, params, metrics, texts, tags, status)
+        return "" if self.problem else self.run_id
+
+    def _guard(self, work: Any, *arguments: Any) -> None:  # noqa: ANN401 - any of the two below
+        try:
+            work(*arguments)
+        except Exception as error:  # whatever MLflow raises, the run's own result stands
+            lines = str(error).splitlines() or [type(error).__name__]
+            self.problem = f"MLflow at {self.uri} was not written: {lines[0]}"
+            log.debug("MLflow failed", exc_info=True)
+
+    def _open(self) -> None:
+        # A dead server must not hold a finished run for minutes.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        from mlflow.tracking import MlflowClient
+
+        # Importing MLflow sets its loggers up; it then tells of every table that it makes.
+        for name in ("alembic", "mlflow"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        self._client = MlflowClient(tracking_uri=self.uri)
+        found = self._client.get_experiment_by_name(self.experiment)
+        local = self._artifacts if self.uri.startswith("sqlite") else None
+        experiment_id = (
+            found.experiment_id
+            if found
+            else self._client.create_experiment(self.experiment, artifact_location=local)
+        )
+        if not self.run_id:
+            made = self._client.create_run(experiment_id, run_name=self.run)
+            self.run_id = made.info.run_id
+
+    def _write(
+        self,
+        params: Mapping[str, object],
+        metrics: Mapping[str, float],
+        texts: Mapping[str, str],
+        tags: Mapping[str, str],
+        status: str,
+    ) -> None:
+        for key, value in params.items():
+            self._client.log_param(self.run_id, key, str(value)[:500])
+        for key, number in metrics.items():
+            self._client.log_metric(self.run_id, key, number)
+        for key, word in tags.items():
+            self._client.set_tag(self.run_id, key, word)
+        for name, content in texts.items():
+            self._client.log_text(self.run_id, content, name)
+        self._client.set_terminated(self.run_id, status)
