@@ -44,7 +44,7 @@ class _Reader:
         self.at = found + 2 + len(tag)
 
     def integer(self) -> int:
-        """Read one integer: low four bits of the first byte count bytes, the top bit is the sign."""
+        """Read one integer: the first byte's low bits count bytes, its top bit is the sign."""
         control = self.data[self.at]
         size = control & 0x0F
         value = int.from_bytes(self.data[self.at + 1 : self.at + 1 + size], "little")
@@ -104,6 +104,8 @@ class DlibResnet(nn.Module):
         with fewer layers and half the filters.
     """
 
+    mean_rgb: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("mean_rgb", torch.tensor(MEAN_RGB).view(1, 3, 1, 1), persistent=False)
@@ -117,9 +119,7 @@ class DlibResnet(nn.Module):
         )
         self.fc = nn.Linear(256, EMBEDDING_DIM, bias=False)
 
-    def forward(
-        self, rgb_F3HW: Float[Tensor, "faces 3 150 150"]
-    ) -> Float[Tensor, "faces 128"]:
+    def forward(self, rgb_F3HW: Float[Tensor, "faces 3 150 150"]) -> Float[Tensor, "faces 128"]:
         """Embed RGB chips with values 0 to 255."""
         x_FCHW = (rgb_F3HW - self.mean_rgb) / 256
         x_FCHW = nn.functional.max_pool2d(torch.relu(self.stem(x_FCHW)), 3, 2)
@@ -127,9 +127,7 @@ class DlibResnet(nn.Module):
         return embedding
 
     @torch.inference_mode()
-    def embed(
-        self, chips: UInt8[np.ndarray, "faces 150 150 3"]
-    ) -> Float[np.ndarray, "faces 128"]:
+    def embed(self, chips: UInt8[np.ndarray, "faces 150 150 3"]) -> Float[np.ndarray, "faces 128"]:
         """Embed chips as they come from the aligner, on the device of the weights."""
         rgb_F3HW = torch.from_numpy(chips).to(self.stem.weight.device).permute(0, 3, 1, 2).float()
         return np.asarray(self(rgb_F3HW).cpu().numpy())

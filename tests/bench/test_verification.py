@@ -1,0 +1,17 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.bench.verification import measure
+
+DATA = os.environ.get("VISAGE_TEST_DATA")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not DATA, reason="VISAGE_TEST_DATA names no folder with lfw-dev.tar")
+@pytest.mark.timeout(600)
+def test_faces_are_found_and_told_apart():
+    result = measure(Path(DATA))
+    assert result.found >= 0.99
+    assert result.accuracy >= 0.985
