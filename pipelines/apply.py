@@ -1,0 +1,75 @@
+"""Run stages on Ray Data: the one seam between the two."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import pyarrow as pa
+from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
+
+from stages.chain import Chain
+from stages.types import Stage
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pool:
+    """The hands that some stages are given."""
+
+    batch_rows: int
+    """Rows per call."""
+    workers: int = 0
+    """Processes that hold the stages and their weights; 0: plain tasks, for stages without any."""
+    cpus: float = 0.5
+    """CPUs reserved for each. Less than one, so that pools cannot starve reading and writing."""
+    gpus: float = 0.0
+    """GPUs reserved for each; 0.25 lets four share one."""
+
+
+class _Worker:
+    """Hold a chain of stages in one Ray actor."""
+
+    def __init__(self, makes: tuple[Callable[[], Stage], ...]) -> None:
+        self.chain = Chain([make() for make in makes])
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        return self.chain(table)
+
+
+def apply(ds: Dataset, *makes: Callable[[], Stage], pool: Pool) -> Dataset:
+    """Append to ``ds`` the columns of one or more stages that share a worker.
+
+    Args:
+        ds: Rows with at least the columns that the stages read.
+        makes: Stage classes, or ``partial(StageClass, option=...)``, in order. Each is called once
+            per worker, inside the worker: that is where weights are loaded. Stages that pass
+            in-memory columns to one another must be given together.
+        pool: How many workers, and what each is given.
+    """
+    name = "+".join((m.func if isinstance(m, partial) else m).__name__ for m in makes)
+    if pool.workers == 0:
+        return ds.map_batches(
+            _named(name, makes),
+            batch_size=pool.batch_rows,
+            batch_format="pyarrow",
+            num_cpus=pool.cpus,
+            compute=TaskPoolStrategy(),
+        )
+    return ds.map_batches(
+        type(name, (_Worker,), {}),  # Ray shows this name in its dashboard
+        fn_constructor_args=(makes,),
+        batch_size=pool.batch_rows,
+        batch_format="pyarrow",
+        num_cpus=pool.cpus,
+        num_gpus=pool.gpus or None,
+        compute=ActorPoolStrategy(size=pool.workers),
+    )
+
+
+def _named(name: str, makes: tuple[Callable[[], Stage], ...]) -> Callable[[pa.Table], pa.Table]:
+    """Return a function for plain tasks, named for its stages."""
+
+    def run(table: pa.Table) -> pa.Table:
+        return Chain([make() for make in makes])(table)
+
+    run.__name__ = run.__qualname__ = name
+    return run

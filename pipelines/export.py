@@ -1,0 +1,220 @@
+"""Write the kept pictures for others: Parquet, WebDataset, and FaceID-6M's and InstantID's layout.
+
+One task writes one part in every layout from one group of ingested files, so picture bytes are
+read once and never cross a shuffle.
+"""
+
+import io
+import json
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from PIL import Image, ImageOps
+
+from infra.storage import Folder
+from pipelines.parallel import spread
+from pipelines.progress import Reporter
+from pipelines.recipes import ExportSettings
+from stages.columns import COLUMNS
+from stages.landmarks import arcface5
+from stages.models.faces import LandmarkScheme
+
+_LEFT_OUT = {
+    "status", "rejected_by", "error", "error_detail", "dup_of", "dup_kind", "timings",
+    "offset", "length",
+}  # fmt: skip
+_SUFFIX = {"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp", "image/gif": "gif",
+           "image/bmp": "bmp", "image/tiff": "tif"}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one task exports."""
+
+    name: str
+    files: tuple[str, ...]
+    rows: int
+
+
+def export(
+    ingested: Folder,
+    decisions: pa.Table,
+    target: Folder,
+    settings: ExportSettings,
+    scheme: LandmarkScheme,
+    reporter: Reporter,
+    *,
+    at_once: int,
+) -> None:
+    """Write every kept row in every layout that the settings name.
+
+    Parts that an earlier try has finished are left as they are.
+
+    Args:
+        ingested: Rows with everything, bytes included.
+        decisions: All rows of the run, sorted by id. A row's number among the kept ones is its
+            number in the InstantID layout.
+        target: Gets one folder per layout.
+        settings: Layouts and size of parts.
+        scheme: Which five landmarks the rows hold.
+        reporter: Shows the progress.
+        at_once: Tasks in flight.
+    """
+    kept = decisions.filter(pc.equal(decisions["status"], "keep"))["id"].combine_chunks()
+    parts = _plan(ingested, kept, settings.rows_per_shard)
+    done = {name.rpartition("/")[2] for name in (target / "parts").files(".json")}
+    todo = [part for part in parts if f"{part.name}.json" not in done]
+    before = sum(part.rows for part in parts) - sum(part.rows for part in todo)
+    with reporter.job("export", len(kept), before):
+        written = 0
+        for rows in spread(
+            write_part, todo, ingested, kept, target, settings, scheme, at_once=at_once
+        ):
+            written += rows
+            reporter.rows(written)
+    if "instantid" in settings.formats:
+        _join_captions(target / "instantid")
+
+
+def _plan(ingested: Folder, kept: pa.Array, rows_per_shard: int) -> list[Part]:
+    """Group files until their kept rows fill a part."""
+    parts: list[Part] = []
+    files: list[str] = []
+    rows = 0
+    for path in ingested.files(".parquet"):
+        ids = pq.read_table(path, filesystem=ingested.fs, columns=["id"], partitioning=None)["id"]
+        here = pc.sum(pc.is_in(ids, value_set=kept)).as_py() or 0
+        if here and rows + here > rows_per_shard and files:
+            parts.append(Part(f"part-{len(parts):05d}", tuple(files), rows))
+            files, rows = [], 0
+        if here:
+            files.append(path)
+            rows += here
+    if files:
+        parts.append(Part(f"part-{len(parts):05d}", tuple(files), rows))
+    return parts
+
+
+def write_part(
+    part: Part,
+    ingested: Folder,
+    kept: pa.Array,
+    target: Folder,
+    settings: ExportSettings,
+    scheme: LandmarkScheme,
+) -> int:
+    """Write one part in every layout; return its number of rows."""
+    tables = [pq.read_table(f, filesystem=ingested.fs, partitioning=None) for f in part.files]
+    rows = pa.concat_tables(tables)
+    rows = rows.filter(pc.is_in(rows["id"], value_set=kept)).sort_by("id")
+    numbers = pc.index_in(rows["id"], value_set=kept).to_pylist()
+    rows = rows.select(
+        [name for name in COLUMNS if name in rows.column_names and name not in _LEFT_OUT]
+    )
+    if "parquet" in settings.formats:
+        (target / "parquet").write_table(f"{part.name}.parquet", rows.combine_chunks())
+    records = rows.to_pylist() if set(settings.formats) - {"parquet"} else []
+    if "webdataset" in settings.formats:
+        (target / "webdataset").write(f"{part.name}.tar", webdataset_tar(records))
+    if "instantid" in settings.formats:
+        _write_instantid(target / "instantid", part.name, records, numbers, scheme)
+    (target / "parts").write_json(f"{part.name}.json", {"rows": part.rows})
+    return part.rows
+
+
+def webdataset_tar(records: Sequence[dict[str, Any]]) -> bytes:
+    """Pack rows as WebDataset samples: the same rows give the same bytes.
+
+    Each row is its picture, its caption (.txt), all else (.json) and the identity vectors (.npy,
+    float32, faces x dim).
+    """
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for row in records:
+            about = {k: v for k, v in row.items() if k not in ("blob", "face_embeddings")}
+            words = json.dumps(about, ensure_ascii=False, default=bytes.hex)
+            vectors = io.BytesIO()
+            np.save(vectors, np.array(row["face_embeddings"], np.float32), allow_pickle=False)
+            for ending, data in (
+                (_SUFFIX[row["mime"]], row["blob"]),
+                ("txt", row["caption"].encode()),
+                ("json", words.encode()),
+                ("npy", vectors.getvalue()),
+            ):
+                info = tarfile.TarInfo(f"{row['id']}.{ending}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    return packed.getvalue()
+
+
+def _write_instantid(
+    target: Folder,
+    part: str,
+    records: Sequence[dict[str, Any]],
+    numbers: Sequence[int],
+    scheme: LandmarkScheme,
+) -> None:
+    """Write pictures, face crops, vectors and this part's lines of ``captions.jsonl``.
+
+    The fields are those of FaceID-6M's ``captions.jsonl`` and InstantID's trainer; what they ask
+    of one face is that of the largest. Folders of 1,000 numbers keep listings short.
+    """
+    lines = []
+    for number, row in zip(numbers, records, strict=True):
+        if not row["num_faces"]:
+            continue
+        place = f"{number // 1000:05d}/{number:08d}"
+        picture = f"images/{place}.{_SUFFIX[row['mime']]}"
+        target.write(picture, row["blob"])
+        target.write(f"faces/{place}.png", _crop(row["blob"], row["face_boxes_px"][0]))
+        vector = io.BytesIO()
+        np.save(vector, np.array(row["face_embeddings"][0], np.float32), allow_pickle=False)
+        target.write(f"features/{place}.npy", vector.getvalue())
+        points = np.array(row["face_landmarks_px"][0], np.float32).reshape(1, 5, 2)
+        lines.append(
+            {
+                "index": number,
+                "id": row["id"],
+                "image_file": picture,
+                "face_file": f"faces/{place}.png",
+                "insightface_feature_file": f"features/{place}.npy",
+                "caption": row["caption"],
+                "additional_feature": row["caption"],
+                "height": row["height_px"],
+                "width": row["width_px"],
+                "bbox": [round(v, 2) for v in row["face_boxes_px"][0]],
+                "landmarks": np.round(arcface5(points, scheme)[0], 2).tolist(),
+                "embedder": row["embedder"],
+                "url": row["url"],
+                "license": row["license"],
+            }
+        )
+    words = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    target.write(f"captions/{part}.jsonl", words)
+
+
+def _crop(blob: bytes, box_px: Sequence[float]) -> bytes:
+    """Return the box of an upright picture as PNG."""
+    with Image.open(io.BytesIO(blob)) as image:
+        upright = ImageOps.exif_transpose(image).convert("RGB")
+    left, top, right, bottom = (round(v) for v in box_px)
+    left, top = max(left, 0), max(top, 0)
+    right, bottom = min(right, upright.width), min(bottom, upright.height)
+    packed = io.BytesIO()
+    upright.crop((left, top, max(right, left + 1), max(bottom, top + 1))).save(packed, "PNG")
+    return packed.getvalue()
+
+
+def _join_captions(target: Folder) -> None:
+    """Join the parts' lines into ``captions.jsonl``, in the order of their numbers."""
+    parts = (target / "captions").files(".jsonl")
+    names = [path.removeprefix(f"{target.path}/") for path in parts]
+    lines = [line for name in names for line in target.read(name).decode().splitlines()]
+    lines.sort(key=lambda line: int(json.loads(line)["index"]))
+    target.write("captions.jsonl", "".join(line + "\n" for line in lines))

@@ -1,0 +1,107 @@
+"""What a person sees while a job runs: rows, rate, time left."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from ray.data._internal.execution.streaming_executor import StreamingExecutor
+
+LINE_EVERY_S = 10.0
+"""How often progress is a new line where the output is no terminal."""
+
+
+class _Rate(ProgressColumn):
+    """Rows per second since the job began, and the time that is left at that rate."""
+
+    def render(self, task: Task) -> Text:
+        return Text(pace(task.completed - task.fields.get("before", 0), task.elapsed or 0.0,
+                         (task.total or 0) - task.completed))  # fmt: skip
+
+
+def pace(done: float, seconds: float, left: float) -> str:
+    """Say a rate and the time left, as in ``61 rows/s, 1:04 left``."""
+    if done <= 0 or seconds <= 0:
+        return "starting"
+    rate = done / seconds
+    wait = int(left / rate)
+    return f"{rate:,.0f} rows/s, {wait // 60}:{wait % 60:02d} left"
+
+
+class Reporter:
+    """Shows one job at a time on a console: a live bar, or a line every few seconds."""
+
+    current: ClassVar["Reporter | None"] = None
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._bar: Progress | None = None
+        self._task: Any = None
+        self._name, self._total, self._before = "", 0, 0
+        self._began = self._said = 0.0
+
+    @contextmanager
+    def job(self, name: str, total: int, before: int = 0) -> Iterator["Reporter"]:
+        """Show ``name`` until the block ends; ``before`` rows were done by an earlier try."""
+        self._name, self._total, self._before = name, total, before
+        self._began = self._said = time.monotonic()
+        if before:
+            self.console.print(f"{name}: {before:,} of {total:,} rows were done before; going on")
+        if self.console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description:>8}"), BarColumn(), TextColumn(
+                    "{task.completed:,.0f}/{task.total:,.0f}"), _Rate(),
+                console=self.console, transient=True,
+            )  # fmt: skip
+            self._bar.start()
+            self._task = self._bar.add_task(name, total=total, completed=before, before=before)
+        Reporter.current = self
+        try:
+            yield self
+        finally:
+            Reporter.current = None
+            if self._bar:
+                self._bar.stop()
+                self._bar = None
+
+    def rows(self, done: int) -> None:
+        """Say how many rows of this try are done."""
+        now = time.monotonic()
+        done = min(done + self._before, self._total)
+        if self._bar:
+            self._bar.update(self._task, completed=done)
+        elif now - self._said > LINE_EVERY_S:
+            self._said = now
+            words = pace(done - self._before, now - self._began, self._total - done)
+            self.console.print(f"{self._name}: {done:,} of {self._total:,} rows, {words}")
+
+
+class RayProgress:
+    """Ray Data's hook into the execution loop: forwards the rows that stages have finished."""
+
+    def before_execution_starts(self, executor: "StreamingExecutor") -> None:
+        """Nothing to do yet."""
+
+    def on_execution_step(self, executor: "StreamingExecutor") -> None:
+        """Read the row count of the last pool of stages."""
+        reporter, topology = Reporter.current, getattr(executor, "_topology", None)
+        if reporter is None or not topology:
+            return
+        counts = [
+            op.metrics.row_outputs_taken
+            for op in topology
+            if "MapBatches" in op.name and "Write" not in op.name
+        ]
+        if counts:
+            reporter.rows(counts[-1])
+
+    def after_execution_succeeds(self, executor: "StreamingExecutor") -> None:
+        """Nothing to say: the job says it."""
+
+    def after_execution_fails(self, executor: "StreamingExecutor", error: Exception) -> None:
+        """Nothing to say: the error says it."""

@@ -1,0 +1,219 @@
+"""What a finished run leaves behind: run.json, the report, the datasheet, an MLflow run."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import version
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from infra.configuration import to_dict, to_yaml
+from infra.storage import Folder
+from infra.tracking import Tracker
+from pipelines.datasheet import datasheet
+from pipelines.dedupe import read
+from pipelines.funnel import funnel, funnel_table
+from pipelines.job import Run, code_version, utc_now
+from pipelines.progress import Reporter
+from pipelines.recipes import Recipe
+from pipelines.report import Example, JobSummary, RunSummary, StageSummary, write_report
+from stages.models.faces import ModelCard
+
+EXAMPLES_PER_REASON = 8
+_MEASURES = [
+    "id", "num_faces", "face_sizes_px", "face_yaws_deg", "face_pitches_deg", "face_sharpness",
+    "face_exposures",
+]  # fmt: skip
+_VERSIONS = ("visage", "ray", "pyarrow", "numpy", "torch", "pillow", "opencv-python", "pdqhash")
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended; ``--json`` prints it."""
+
+    run: str
+    path: str
+    rows: int
+    keep: int
+    reject: dict[str, int]
+    error: dict[str, int]
+    seconds: float
+    report: str
+    mlflow: str
+    """MLflow's id of the run; empty where it could not be written."""
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> "Result":
+        """Read it back from ``run.json``."""
+        return cls(**{field.name: record[field.name] for field in fields(cls)})
+
+
+def finish(
+    run: Run,
+    recipe: Recipe,
+    decisions: pa.Table,
+    tracker: Tracker,
+    reporter: Reporter,
+    began: float,
+) -> Result:
+    """Write everything that tells of a run, show the funnel, and return how it ended."""
+    jobs = {record.job: record for record in run.jobs}
+    steps = funnel(decisions)
+    summary = _summary(run, recipe, decisions, round(time.monotonic() - began, 1))
+    report = write_report(
+        summary,
+        decisions,
+        read(run.data(jobs["keep"]), _MEASURES),
+        examples(run.data(jobs["ingest"]), decisions),
+        thresholds(recipe),
+    )
+    run.folder.write("report.html", report)
+    kept = decisions.filter(pc.equal(decisions["status"], "keep"))
+    measures = read(run.data(jobs["keep"]), ["id", "num_faces", "width_px", "height_px"])
+    about = datasheet(summary, kept.join(measures.drop(["num_faces"]), "id"), steps)
+    run.folder.write("export/DATASHEET.md", about)
+    reporter.console.print(funnel_table(steps))
+
+    count = _counts(decisions)
+    mlflow = tracker.finish(
+        params=dict(_flat(to_dict(recipe))),
+        metrics=_metrics(count, summary),
+        texts={"report.html": report, "recipe.yaml": to_yaml(recipe), "DATASHEET.md": about},
+        tags={
+            "visage.run": run.name,
+            "visage.code": code_version(),
+            "visage.path": str(run.folder),
+        },
+    )
+    if tracker.problem:
+        reporter.console.print(f"{tracker.problem}. The run itself is complete.", markup=False)
+    result = Result(
+        run=run.name,
+        path=str(run.folder),
+        seconds=round(time.monotonic() - began, 1),
+        report=f"{run.folder}/report.html",
+        mlflow=mlflow,
+        **count,
+    )
+    run.folder.write_json(
+        "run.json",
+        asdict(result)
+        | {
+            "recipe": recipe.name,
+            "version": version("visage"),
+            "code": code_version(),
+            "finished_at": summary.finished_at,
+            "mlflow_uri": tracker.uri,
+            "jobs": [asdict(record) for record in run.jobs],
+        },
+    )
+    return result
+
+
+def _counts(decisions: pa.Table) -> dict[str, Any]:
+    """Count the decisions the way ``--json`` shows them."""
+    errors = _tally(decisions["error"])
+    rejects = _tally(decisions.filter(pc.equal(decisions["error"], ""))["rejected_by"])
+    kept = pc.sum(pc.equal(decisions["status"], "keep")).as_py() or 0
+    return {"rows": decisions.num_rows, "keep": kept, "reject": rejects, "error": errors}
+
+
+def _tally(column: pa.ChunkedArray) -> dict[str, int]:
+    counted = {item["values"]: item["counts"] for item in pc.value_counts(column).to_pylist()}
+    return dict(sorted((reason, n) for reason, n in counted.items() if reason))
+
+
+def _summary(run: Run, recipe: Recipe, decisions: pa.Table, seconds: float) -> RunSummary:
+    stages = [item for job in run.jobs for item in job.stage_seconds.items()]
+    cards = {card["sha256"]: ModelCard(**card) for job in run.jobs for card in job.models}
+    return RunSummary(
+        run=run.name,
+        recipe_name=recipe.name,
+        recipe_yaml=to_yaml(recipe),
+        source=recipe.source.path,
+        rows=decisions.num_rows,
+        seconds=seconds,
+        jobs=tuple(JobSummary(j.job, j.rows, j.seconds, j.reused) for j in run.jobs),
+        stages=tuple(StageSummary(name, rows, spent) for name, (rows, spent) in stages),
+        models=tuple(cards.values()),
+        versions={name: version(name) for name in _VERSIONS},
+        code_version=code_version(),
+        finished_at=utc_now(),
+    )
+
+
+def thresholds(recipe: Recipe) -> dict[str, tuple[float, ...]]:
+    """Name the lines that the rules draw through each measure."""
+    rules = recipe.keep
+    return {
+        "face_sharpness": (rules.min_sharpness,),
+        "face_yaws_deg": (-rules.max_yaw_deg, rules.max_yaw_deg),
+        "face_pitches_deg": (-rules.max_pitch_deg, rules.max_pitch_deg),
+        "face_exposures": (rules.min_exposure, rules.max_exposure),
+    }
+
+
+def examples(ingested: Folder, decisions: pa.Table) -> list[Example]:
+    """Pick a few rows for every reason, with their pictures where they have one."""
+    reasons = pc.if_else(
+        pc.equal(decisions["error"], ""), decisions["rejected_by"], decisions["error"]
+    )
+    wanted = {
+        row["id"]: row
+        for reason in pc.unique(reasons).to_pylist()
+        for row in decisions.filter(pc.equal(reasons, reason))
+        .slice(0, EXAMPLES_PER_REASON)
+        .to_pylist()
+    }
+    ids = pa.array(list(wanted), pa.string())
+    found: dict[str, dict[str, Any]] = {}
+    for path in ingested.files(".parquet"):
+        if len(found) == len(wanted):
+            break
+        # Bytes are read only from the files that hold a wanted row.
+        some = pq.read_table(path, filesystem=ingested.fs, columns=["id"], partitioning=None)
+        if pc.any(pc.is_in(some["id"], value_set=ids)).as_py():
+            columns = ["id", "blob", "face_boxes_px", "face_scores"]
+            rows = pq.read_table(path, filesystem=ingested.fs, columns=columns, partitioning=None)
+            here = rows.filter(pc.is_in(rows["id"], value_set=ids))
+            found |= {row["id"]: row for row in here.to_pylist()}
+    return [_example(row, found.get(key, {})) for key, row in wanted.items()]
+
+
+def _example(row: Mapping[str, Any], picture: Mapping[str, Any]) -> Example:
+    repeats = f"{row['dup_kind']} copy of {row['dup_of']}" if row["dup_of"] else ""
+    return Example(
+        reason=row["error"] or row["rejected_by"],
+        id=row["id"],
+        title=row["member"] or row["url"],
+        url=row["url"],
+        blob=picture.get("blob"),
+        boxes_px=picture.get("face_boxes_px") or [],
+        scores=picture.get("face_scores") or [],
+        note=row["error_detail"] or repeats,
+    )
+
+
+def _metrics(count: Mapping[str, Any], summary: RunSummary) -> dict[str, float]:
+    metrics: dict[str, float] = {
+        "rows": count["rows"], "keep": count["keep"], "seconds": summary.seconds,
+        "reject": sum(count["reject"].values()), "error": sum(count["error"].values()),
+    }  # fmt: skip
+    metrics |= {f"reject.{reason}": n for reason, n in count["reject"].items()}
+    metrics |= {f"error.{reason}": n for reason, n in count["error"].items()}
+    metrics |= {f"seconds.{job.name}": job.seconds for job in summary.jobs}
+    return metrics
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, object]]:
+    """Name nested settings with dots, as the command line does."""
+    flat: list[tuple[str, object]] = []
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            flat += _flat(value, f"{prefix}{key}.")
+        else:
+            flat.append((f"{prefix}{key}", value))
+    return flat

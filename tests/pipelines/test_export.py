@@ -1,0 +1,89 @@
+import io
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from infra.storage import open_folder
+from pipelines.export import Part, webdataset_tar, write_part
+from pipelines.recipes import ExportSettings
+from stages.columns import COLUMNS, schema
+
+
+def picture(side, colour):
+    packed = io.BytesIO()
+    Image.new("RGB", (side, side), colour).save(packed, "JPEG")
+    return packed.getvalue()
+
+
+def row(name, faces=1):
+    return dict.fromkeys(n for n, c in COLUMNS.items() if not c.in_memory_only) | {
+        "id": name,
+        "url": f"http://h/{name}.jpg",
+        "caption": f"a man called {name} - ü",
+        "license": "CC0",
+        "blob": picture(100, "red"),
+        "mime": "image/jpeg",
+        "width_px": 100,
+        "height_px": 100,
+        "pdq": bytes(32),
+        "num_faces": faces,
+        "face_boxes_px": [[10.0, 20.0, 60.0, 80.0]] * faces,
+        "face_landmarks_px": [[30.0, 40, 50, 40, 40, 50, 32, 60, 48, 60]] * faces,
+        "face_embeddings": [[0.5] * 4] * faces,
+        "embedder": "test@0",
+    }
+
+
+ROWS = pa.Table.from_pylist([row("c"), row("a"), row("b", 0), row("z")]).cast(
+    schema(n for n in COLUMNS if not COLUMNS[n].in_memory_only)
+)
+KEPT = pa.array(["a", "b", "c"])
+
+
+@pytest.fixture
+def exported(tmp_path):
+    home = open_folder(str(tmp_path))
+    (home / "in").write_table("x.parquet", ROWS)
+    part = Part("part-00000", (f"{home.path}/in/x.parquet",), 3)
+    assert write_part(part, home / "in", KEPT, home / "out", ExportSettings(), "arcface5") == 3
+    return home / "out"
+
+
+def test_parquet_holds_the_kept_rows_whole_and_sorted(exported):
+    table = pa.parquet.read_table(exported.files(".parquet")[0])
+    assert table["id"].to_pylist() == ["a", "b", "c"]
+    assert Image.open(io.BytesIO(table["blob"][0].as_py())).size == (100, 100)
+    assert not {"status", "timings", "rejected_by"} & set(table.column_names)
+
+
+def test_a_line_of_captions_has_what_instantids_trainer_reads(exported):
+    lines = [
+        json.loads(x) for x in exported.read("instantid/captions/part-00000.jsonl").splitlines()
+    ]
+    assert [line["index"] for line in lines] == [0, 2], "a picture without a face has no place here"
+    first = lines[0]
+    assert first["additional_feature"] == first["caption"] == "a man called a - ü"
+    assert (first["bbox"], np.shape(first["landmarks"])) == ([10, 20, 60, 80], (5, 2))
+    with Image.open(f"{exported.path}/instantid/{first['face_file']}") as face:
+        assert face.size == (50, 60)
+    vector = np.load(f"{exported.path}/instantid/{first['insightface_feature_file']}")
+    assert vector.tolist() == [0.5] * 4
+
+
+def test_the_same_rows_give_the_same_tar(exported):
+    records = ROWS.to_pylist()
+    assert webdataset_tar(records) == webdataset_tar(records)
+    assert exported.files(".tar") == [f"{exported.path}/webdataset/part-00000.tar"]
+
+
+def test_webdataset_reads_the_tar(exported):
+    import webdataset
+
+    samples = list(webdataset.WebDataset(exported.files(".tar")[0], shardshuffle=False))
+    assert [s["__key__"] for s in samples] == ["a", "b", "c"]
+    assert samples[0]["txt"].decode() == "a man called a - ü"
+    assert json.loads(samples[0]["json"])["num_faces"] == 1
+    assert np.load(io.BytesIO(samples[0]["npy"])).shape == (1, 4)
