@@ -1,0 +1,41 @@
+# Everything sets up .venv by itself: pip, constraints.txt, nothing else.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+
+.PHONY: help quickstart test test-slow check lint types bench clean
+
+help:  ## say what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Visage needs Python 3.11 or later; {sys.executable} is {v.major}.{v.minor}. Name another one: make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[data,track,dev]'
+	touch $(READY)
+
+quickstart: $(READY)  ## serve a small web on loopback, curate it, say where the report is
+	$(BIN)/visage quickstart
+
+test: $(READY)  ## the tests, without the slow ones
+	$(BIN)/pytest -m "not gpu and not slow"
+
+test-slow: $(READY)  ## the slow tests: crashes, whole runs, photographs
+	$(BIN)/pytest -m "slow and not gpu"
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+check: lint types test  ## lint, types, tests
+
+bench: $(READY)  ## the numbers that tests/bench prints; VISAGE_TEST_DATA names the photographs
+	$(BIN)/python -m tests.bench.verification
+	$(BIN)/python -m tests.bench.curate
+
+clean:  ## remove the environment and the caches
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
