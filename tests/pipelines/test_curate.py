@@ -57,7 +57,7 @@ def run(recipe, store):
 
 
 @pytest.fixture(scope="module")
-def done(album, local_ray, tmp_path_factory):
+def done(album, local_ray, tmp_path_factory):  # noqa: ARG001 - Ray only has to be there
     store = tmp_path_factory.mktemp("store")
     return run(recipe(album), store), store
 
