@@ -165,10 +165,11 @@ def _write_instantid(
     The fields are those of FaceID-6M's ``captions.jsonl`` and InstantID's trainer; what they ask
     of one face is that of the largest. Folders of 1,000 numbers keep listings short.
     """
+    shown = [(n, row) for n, row in zip(numbers, records, strict=True) if row["num_faces"]]
+    points = np.array([row["face_landmarks_px"][0] for _, row in shown], np.float32)
+    landmarks = arcface5(points.reshape(-1, 5, 2), scheme)
     lines = []
-    for number, row in zip(numbers, records, strict=True):
-        if not row["num_faces"]:
-            continue
+    for (number, row), five in zip(shown, landmarks, strict=True):
         place = f"{number // 1000:05d}/{number:08d}"
         picture = f"images/{place}.{_SUFFIX[row['mime']]}"
         target.write(picture, row["blob"])
@@ -176,7 +177,6 @@ def _write_instantid(
         vector = io.BytesIO()
         np.save(vector, np.array(row["face_embeddings"][0], np.float32), allow_pickle=False)
         target.write(f"features/{place}.npy", vector.getvalue())
-        points = np.array(row["face_landmarks_px"][0], np.float32).reshape(1, 5, 2)
         lines.append(
             {
                 "index": number,
@@ -189,7 +189,7 @@ def _write_instantid(
                 "height": row["height_px"],
                 "width": row["width_px"],
                 "bbox": [round(v, 2) for v in row["face_boxes_px"][0]],
-                "landmarks": np.round(arcface5(points, scheme)[0], 2).tolist(),
+                "landmarks": [[round(v, 2) for v in point] for point in five.tolist()],
                 "embedder": row["embedder"],
                 "url": row["url"],
                 "license": row["license"],
@@ -207,7 +207,8 @@ def _crop(blob: bytes, box_px: Sequence[float]) -> bytes:
     left, top = max(left, 0), max(top, 0)
     right, bottom = min(right, upright.width), min(bottom, upright.height)
     packed = io.BytesIO()
-    upright.crop((left, top, max(right, left + 1), max(bottom, top + 1))).save(packed, "PNG")
+    face = upright.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
+    face.save(packed, "PNG", compress_level=1)  # a tenth larger, four times faster
     return packed.getvalue()
 
 

@@ -1,0 +1,110 @@
+"""Runs that are killed, and finished by the same command."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.dataset as pads
+import pytest
+from PIL import Image
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+VISAGE = str(Path(sys.executable).with_name("visage"))
+PICTURES = 150
+
+
+@pytest.fixture(scope="module")
+def album(tmp_path_factory, astronaut):
+    """Some hundred crops of one photograph, each another picture to every hash but alike."""
+    folder = tmp_path_factory.mktemp("album")
+    rng = np.random.default_rng(0)
+    with Image.open(astronaut) as image:
+        face = image.convert("RGB")
+    for number in range(PICTURES):
+        left, top = rng.integers(0, 60, 2)
+        size = int(rng.integers(340, 400))
+        face.crop((left, top, left + size, top + size)).save(folder / f"{number:03d}.jpg")
+    return folder
+
+
+def command(album, store):
+    return [
+        VISAGE, "curate", "photos", "--source.path", str(album), "--store", str(store), "--json",
+        "--workers.block-rows", "10",
+    ]  # fmt: skip
+
+
+def finish(album, store):
+    told = subprocess.run(
+        command(album, store), capture_output=True, text=True, timeout=200, check=False
+    )
+    assert told.returncode == 0, told.stderr
+    return json.loads(told.stdout.splitlines()[-1])
+
+
+def start(album, store):
+    return subprocess.Popen(
+        command(album, store), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+def blocks(store):
+    return sorted(store.glob("*/ingest/data/status=*/*.parquet"))
+
+
+def wait_for_blocks(run, store, number):
+    """Wait until some blocks are written; return them."""
+    for _ in range(1000):
+        if len(found := blocks(store)) >= number or run.poll() is not None:
+            return found
+        time.sleep(0.1)
+    raise AssertionError("nothing was written")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(album, tmp_path_factory):
+    return finish(album, tmp_path_factory.mktemp("undisturbed"))
+
+
+def decided(result):
+    return b"".join(p.read_bytes() for p in sorted(Path(result["path"], "decisions").iterdir()))
+
+
+def assert_whole(result, undisturbed):
+    """Check that a disturbed run ended as the other did, with no row lost or doubled."""
+    rows = pads.dataset(Path(result["path"], "ingest/data")).to_table(columns=["id"])
+    ids = rows["id"].to_pylist()
+    assert len(ids) == len(set(ids)) == PICTURES
+    assert decided(result) == decided(undisturbed)
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("after", [1, 6])
+def test_after_kill_9_the_same_command_finishes_without_losing_or_doubling_a_row(
+    album, undisturbed, tmp_path, after
+):
+    run = start(album, tmp_path)
+    before = wait_for_blocks(run, tmp_path, after)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    result = finish(album, tmp_path)
+    assert_whole(result, undisturbed)
+    assert len(before) >= after
+
+
+@pytest.mark.timeout(400)
+def test_after_ctrl_c_the_same_command_goes_on(album, undisturbed, tmp_path):
+    run = start(album, tmp_path)
+    wait_for_blocks(run, tmp_path, 3)
+    os.kill(run.pid, signal.SIGINT)
+    assert run.wait(60) == 130
+    kept = set(blocks(tmp_path))
+    result = finish(album, tmp_path)
+    assert_whole(result, undisturbed)
+    assert len(kept & set(blocks(tmp_path))) > 0, "what was done was done again"
