@@ -14,17 +14,27 @@ OBJECT_STORE_BYTES = 768 * 2**20
 """Shared memory of an embedded Ray: rows on their way between workers, a few blocks at a time."""
 
 
+SPARE_CPUS = 2
+"""CPUs that no pool of workers may reserve: Ray Data reads and writes in tasks of one whole CPU,
+and filters a resumed job's rows in an actor of one. Without room for both a job waits for itself
+for ever. An embedded Ray is told of so many more than there are: they mostly wait for disks."""
+
+
 def usable_cpus() -> int:
     """Count the CPUs this process may use, which may be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
-def cluster(address: str = "") -> Iterator[int]:
+def cluster(address: str = "", cpus: int = 0) -> Iterator[int]:
     """Join the cluster at ``address`` (or RAY_ADDRESS), or start an embedded Ray for a while.
 
+    Args:
+        address: Of a cluster; empty for an embedded Ray, unless RAY_ADDRESS names one.
+        cpus: What an embedded Ray has to work with; 0: all that this process may use.
+
     Yields:
-        The number of CPUs to work with.
+        The number of CPUs that pools of workers may reserve together.
     """
     # One thread per CPU share: pools already have one process per CPU. Ray asks before it
     # reports usage; we answer for it.
@@ -35,7 +45,7 @@ def cluster(address: str = "") -> Iterator[int]:
     import ray
 
     if ray.is_initialized():
-        yield int(ray.cluster_resources().get("CPU", 1))
+        yield _free_for_pools()
         return
     address = address or os.environ.get("RAY_ADDRESS", "")
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
@@ -45,16 +55,22 @@ def cluster(address: str = "") -> Iterator[int]:
         else:
             ray.init(
                 address="local",
-                num_cpus=max(usable_cpus(), 2),  # one for the pools, one for reading and writing
+                num_cpus=(cpus or usable_cpus()) + SPARE_CPUS,
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE_BYTES,
                 **quiet,
             )
     _calm()
     try:
-        yield int(ray.cluster_resources().get("CPU", 1))
+        yield _free_for_pools()
     finally:
         ray.shutdown()
+
+
+def _free_for_pools() -> int:
+    import ray
+
+    return max(int(ray.cluster_resources().get("CPU", 1)) - SPARE_CPUS, 1)
 
 
 @contextmanager

@@ -58,7 +58,7 @@ def looking(recipe: Recipe) -> tuple[Make, ...]:
 
 
 def ingest(rows: Dataset, recipe: Recipe, *, cpus: int, from_web: bool) -> Dataset:
-    """Bring every row's picture and measure it.
+    """Bring every row's picture and measure it, with pools that reserve at most ``cpus``.
 
     Pictures from the web are fetched by a process of its own, which waits while others work.
     Local ones are read where they are looked at, so that their bytes are not passed on.
@@ -68,9 +68,7 @@ def ingest(rows: Dataset, recipe: Recipe, *, cpus: int, from_web: bool) -> Datas
     lookers = Pool(
         batch_rows=hands.batch_rows,
         workers=count,
-        # Reading and writing are tasks of one whole CPU: were the pools to reserve all, a job
-        # would wait for itself for ever.
-        cpus=round(min(hands.cpus_per_looker, (cpus - 1 - FETCHER_CPUS) / count), 3),
+        cpus=round(min(hands.cpus_per_looker, (cpus - FETCHER_CPUS) / count), 3),
         gpus=hands.gpus_per_looker,
     )
     if not from_web:

@@ -48,6 +48,8 @@ def map_rows(
         override_filesystem=checkpoint.fs,
         delete_checkpoint_on_success=False,
     )
+    # More would take the CPUs that writing needs; one looks up millions of ids a second.
+    context.checkpoint_config.checkpoint_actor_pool_max_size = 1
     try:
         rows = ray.data.read_parquet(
             source.files(".parquet"),

@@ -18,7 +18,7 @@ def local_ray():
 
     from infra.cluster import cluster
 
-    with cluster() as cpus:
+    with cluster(cpus=2) as cpus:
         yield cpus
     assert not ray.is_initialized()
 

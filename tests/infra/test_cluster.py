@@ -1,0 +1,27 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from infra.cluster import ROOT, SPARE_CPUS, runtime_env
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
+def test_only_the_cpus_that_this_process_may_use_are_counted():
+    code = "import os; os.sched_setaffinity(0, [0]); from infra import cluster as c; "
+    code += "print(c.usable_cpus())"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "1"
+
+
+@pytest.mark.ray
+def test_an_embedded_ray_leaves_room_beside_the_pools(local_ray):
+    import ray
+
+    assert local_ray == 2
+    assert ray.cluster_resources()["CPU"] == 2 + SPARE_CPUS
+
+
+def test_a_cluster_is_sent_this_tree_without_its_tests():
+    assert runtime_env() == {"working_dir": str(ROOT), "excludes": ["/tests"]}
