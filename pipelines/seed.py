@@ -76,8 +76,8 @@ def _local_rows(listing: Listing, recipe: Recipe) -> Iterator[dict[str, Any]]:
             "offset": found.offset,
             "length": found.length,
             "caption": found.caption,
-            "label": label,
-            "license": recipe.source.license,
+            "label": label or found.label,
+            "license": found.license or recipe.source.license,
             "rejected_by": rejected,
         }
 

@@ -1,6 +1,7 @@
 """What a source holds: tables, URL lists, folders, tars; listed in an order that never changes."""
 
 import io
+import json
 import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ KNOWN_COLUMNS: dict[str, tuple[str, ...]] = {
     "height": ("height", "HEIGHT", "original_height"),
 }
 """Column names that are understood without being told, LAION's among them."""
+TEXT_BYTES = 65_536
+"""The most that is read of a caption or .json beside a picture."""
 
 Kind = Literal["table", "urls", "folder", "tar"]
 
@@ -168,6 +171,8 @@ class Member:
     offset: int
     length: int
     caption: str
+    label: str = ""
+    license: str = ""
 
 
 def members(listing: Listing) -> Iterator[Member]:
@@ -201,14 +206,27 @@ def _tar_members(fs: pafs.FileSystem, path: str) -> Iterator[Member]:
     where = str(Folder(fs, path))
     with fs.open_input_file(path) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
         pictures: list[tarfile.TarInfo] = []
-        captions: dict[str, str] = {}
+        texts: dict[str, str] = {}
         for info in tar:
             if info.isfile() and info.name.lower().endswith(PICTURES):
                 pictures.append(info)
-            elif info.isfile() and info.name.endswith(".txt"):
+            elif info.isfile() and info.name.endswith((".txt", ".json")):
                 text = tar.extractfile(info)
                 assert text is not None
-                captions[info.name[:-4]] = text.read(65536).decode("utf-8", "replace").strip()
+                texts[info.name] = text.read(TEXT_BYTES).decode("utf-8", "replace").strip()
     for info in pictures:
-        caption = captions.get(info.name.rpartition(".")[0], "")
-        yield Member(where, info.name, info.offset_data, info.size, caption)
+        key = info.name.rpartition(".")[0]
+        about = _about(texts.get(f"{key}.json", ""))
+        caption = texts.get(f"{key}.txt") or about.get("caption", "")
+        yield Member(where, info.name, info.offset_data, info.size, caption,
+                     about.get("label", ""), about.get("license", ""))  # fmt: skip
+
+
+def _about(text: str) -> dict[str, str]:
+    """Read the words of a WebDataset sample's .json; what is none says nothing."""
+    try:
+        held = json.loads(text) if text else {}
+    except ValueError:
+        return {}
+    words = held.items() if isinstance(held, dict) else ()
+    return {role: str(value) for role, value in words if isinstance(value, str)}

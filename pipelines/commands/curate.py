@@ -2,16 +2,14 @@
 
 import json
 import sys
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, is_dataclass
-from pathlib import Path
-from typing import Annotated, Any
+from dataclasses import asdict, dataclass
+from typing import Annotated
 
 import tyro
 from rich.console import Console
 
-from infra.configuration import from_yaml, to_yaml
-from infra.errors import UnknownKey
+from infra.configuration import to_yaml
+from pipelines.commands.flags import list_recipes, parse, starting_recipe
 from pipelines.recipes import RECIPES, Recipe, recipe
 
 HELP = """\
@@ -45,53 +43,10 @@ class Arguments:
 def main(arguments: list[str]) -> int:
     """Parse, plan, run, tell."""
     if not arguments or arguments[0].startswith("-"):
-        lines = [f"  {n:<11} {(m.__doc__ or '').splitlines()[0]}" for n, m in RECIPES.items()]
-        sys.stdout.write(HELP.format(recipes="\n".join(lines)))
-        return 0 if arguments and arguments[0] in ("-h", "--help") else 2
-    name, rest = arguments[0], arguments[1:]
-    return carry_out(parse(starting_recipe(name), rest, f"visage curate {name}"))
-
-
-def starting_recipe(name: str) -> Recipe:
-    """Return the recipe of that name, or the one that a YAML file describes.
-
-    Raises:
-        UnknownRecipe: There is no such recipe or file.
-    """
-    path = Path(name)
-    if path.suffix in (".yaml", ".yml") and path.is_file():
-        return from_yaml(path, Recipe(name=path.stem))
-    return recipe(name)
-
-
-def parse(base: Recipe, arguments: list[str], prog: str) -> Arguments:
-    """Lay the command line over a recipe.
-
-    Raises:
-        UnknownKey: A flag is not known; the message offers the nearest one.
-        BadValue: A setting has a value that cannot work.
-    """
+        return list_recipes(HELP, RECIPES, arguments)
+    base = starting_recipe(arguments[0], recipe, lambda name: Recipe(name=name))
     default = Arguments(recipe=base)
-    known = set(_flags(default)) | {"--help"}
-    for argument in arguments:
-        flag = argument.partition("=")[0].replace("_", "-")
-        if flag.startswith("--") and flag not in known:
-            raise UnknownKey(flag, known, f"`{prog}`")
-    return tyro.cli(Arguments, default=default, args=arguments, prog=prog)
-
-
-def _flags(settings: Any, prefix: str = "") -> Iterator[str]:  # noqa: ANN401 - any dataclass
-    """Yield the flags that a dataclass of settings has on the command line."""
-    for entry in fields(settings):
-        value, name = getattr(settings, entry.name), entry.name.replace("_", "-")
-        if isinstance(value, Recipe):
-            yield from _flags(value)
-        elif is_dataclass(value):
-            yield from _flags(value, f"{prefix}{name}.")
-        else:
-            yield f"--{prefix}{name}"
-            if isinstance(value, bool):
-                yield f"--{prefix}no-{name}"
+    return carry_out(parse(Arguments, default, arguments[1:], f"visage curate {arguments[0]}"))
 
 
 def carry_out(arguments: Arguments) -> int:

@@ -103,6 +103,21 @@ def test_a_tar_gives_the_place_of_every_picture(tmp_path):
     assert [m.caption for m in found] == ["a man", ""]
 
 
+def test_a_webdataset_tells_caption_label_and_licence_in_its_json(tmp_path):
+    path, about = (
+        tmp_path / "w.tar",
+        b'{"caption": "a man", "license": "CC0", "label": "bob", "n": 1}',
+    )
+    with tarfile.open(path, "w") as tar:
+        for name, data in (("1.jpg", b"x"), ("1.json", about), ("2.jpg", b"y"), ("2.json", b"{")):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    first, second = members(list_source(Source(path=str(path))))
+    assert (first.caption, first.license, first.label) == ("a man", "CC0", "bob")
+    assert (second.caption, second.license, second.label) == ("", "", "")
+
+
 def test_the_digest_follows_the_files(tmp_path):
     folder = picture_folder(tmp_path)
     source = Source(path=str(folder), kind="folder")
