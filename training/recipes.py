@@ -1,0 +1,249 @@
+"""Every training run we stand behind, each a function that returns its whole recipe.
+
+Frozen like the recipes of curation, and free of torch, so that help and plans are instant.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from infra.errors import BadValue, UnknownRecipe
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataSettings:
+    """What is trained on."""
+
+    path: str = ""
+    """Folder that `visage prepare` wrote: features.json, index.parquet, shards."""
+    heldout_share: float = 0.2
+    """Share of the people that training never sees, chosen by their names' hashes."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.heldout_share < 1:
+            raise BadValue("data.heldout_share", self.heldout_share, "give 0 up to below 1.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BaseModelSettings:
+    """The diffusion model that a method builds on."""
+
+    weights: str = "random:tiny-sd"
+    """`random:<preset>` for the true architecture with seeded random weights, `file:<folder>` for
+    a diffusers folder (safetensors only)."""
+    prediction: Literal["epsilon", "v_prediction"] = "epsilon"
+    """What the network predicts: the noise, or the velocity of arXiv:2202.00512."""
+    beta_schedule: Literal["scaled_linear", "squaredcos_cap_v2"] = "scaled_linear"
+    """Noise schedule: Stable Diffusion's, or the cosine of arXiv:2102.09672."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MethodSettings:
+    """How the model learns an identity."""
+
+    kind: Literal["base", "ip_adapter_faceid"] = "ip_adapter_faceid"
+    """base: a small network from scratch; ip_adapter_faceid: an adapter on a frozen base."""
+    tokens: int = 4
+    """Identity tokens that the vector is projected to."""
+    lora_rank: int = 0
+    """ip_adapter_faceid: rank of the LoRA on all attention layers (128 in the paper); 0: none."""
+    width: int = 96
+    """base: channels of the first level."""
+    condition: Literal["identity", "none"] = "identity"
+    """base: `identity` learns identity from the start; `none` learns faces only."""
+    identity_norm: Literal["raw", "unit", "standard"] = "unit"
+    """What the encoder's raw vector becomes: itself, unit length (ArcFace's habit), or
+    standardised by the corpus' mean and deviation (dlib's vectors are crowded)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossSettings:
+    """Which losses, and how much of each."""
+
+    mse: float = 1.0
+    masked: float = 0.0
+    """MSE inside the face mask only, per sample normalised by its area."""
+    identity: float = 0.0
+    """Distance of the one-step clean picture's identity to the target's, at low noise."""
+    min_snr_gamma: float = 0.0
+    """Clip of the signal-to-noise weight (arXiv:2303.09556 uses 5); 0: unweighted."""
+
+    def __post_init__(self) -> None:
+        if min(self.mse, self.masked, self.identity, self.min_snr_gamma) < 0:
+            raise BadValue("losses", self, "weights are 0 or more.")
+        if self.mse == self.masked == self.identity == 0:
+            raise BadValue("losses", self, "at least one weight must be above 0.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DropSettings:
+    """How often conditions are left out, so that guidance can be used (arXiv:2207.12598)."""
+
+    identity: float = 0.05
+    text: float = 0.05
+    both: float = 0.05
+
+    def __post_init__(self) -> None:
+        if (
+            min(self.identity, self.text, self.both) < 0
+            or self.identity + self.text + self.both > 1
+        ):
+            raise BadValue("drop", self, "give shares that sum to at most 1.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimiserSettings:
+    """AdamW and its schedule."""
+
+    learning_rate: float = 1e-4
+    weight_decay: float = 0.01
+    warmup_steps: int = 0
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """After the warm-up: stay, or fall to 0 at the last step."""
+    clip_norm: float = 1.0
+    ema_decay: float = 0.0
+    """Decay of the moving average of what is trained; 0: none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scale:
+    """How many hands, and how numbers are kept."""
+
+    workers: int = 1
+    use_gpu: bool = False
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    """DeepSpeed ZeRO: 0 shares nothing, 3 shares optimiser state, gradients and weights."""
+    offload: bool = False
+    """Keep the optimiser's state in the memory of the CPU."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    """Compile the base model's repeated blocks."""
+    channels_last: bool = False
+    threads: int = 0
+    """CPU threads per worker; 0: all that the worker has."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise BadValue("scale.workers", self.workers, "give 1 or more.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainRecipe:
+    """All that decides a training run, and all that MLflow records of it."""
+
+    name: str
+    data: DataSettings = field(default_factory=DataSettings)
+    base: BaseModelSettings = field(default_factory=BaseModelSettings)
+    method: MethodSettings = field(default_factory=MethodSettings)
+    losses: LossSettings = field(default_factory=LossSettings)
+    drop: DropSettings = field(default_factory=DropSettings)
+    optimiser: OptimiserSettings = field(default_factory=OptimiserSettings)
+    scale: Scale = field(default_factory=Scale)
+    steps: int = 1000
+    """Optimiser steps."""
+    batch: int = 8
+    """Samples per optimiser step, over all workers: numbers of workers change no result."""
+    microbatch: int = 8
+    """Samples per worker per forward pass; the rest of its share is accumulated."""
+    log_every: int = 20
+    """Steps between reports."""
+    save_every: int = 500
+    """Steps between checkpoints."""
+    keep_checkpoints: int = 2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "microbatch", "log_every", "save_every", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise BadValue(name, getattr(self, name), "give 1 or more.")
+        if self.batch % self.scale.workers:
+            raise BadValue(
+                "batch", self.batch, f"give a multiple of scale.workers ({self.scale.workers})."
+            )
+        share = self.batch // self.scale.workers
+        if share % min(self.microbatch, share):
+            raise BadValue(
+                "microbatch", self.microbatch, f"give a divisor of each worker's share, {share}."
+            )
+
+
+def tiny() -> TrainRecipe:
+    """Train an adapter on a tiny random model in a minute, on a CPU; what the tests train."""
+    return TrainRecipe(
+        name="tiny",
+        optimiser=OptimiserSettings(learning_rate=1e-3),
+        steps=60,
+        save_every=30,
+        log_every=10,
+    )
+
+
+def lfw64() -> TrainRecipe:
+    """Learn identity at 64 px from nothing, identity-conditioned from the start, on a CPU."""
+    return TrainRecipe(
+        name="lfw64",
+        base=BaseModelSettings(
+            weights="random:unet64",
+            prediction="v_prediction",
+            beta_schedule="squaredcos_cap_v2",
+        ),
+        method=MethodSettings(kind="base", identity_norm="standard"),
+        drop=DropSettings(identity=0.1, text=0.0, both=0.0),
+        optimiser=OptimiserSettings(
+            learning_rate=5e-4, warmup_steps=50, schedule="linear", ema_decay=0.998
+        ),
+        scale=Scale(precision="bf16"),
+        steps=1800,
+        batch=32,
+        microbatch=32,
+        save_every=300,
+    )
+
+
+def ip_adapter_faceid_sd15() -> TrainRecipe:
+    """Train IP-Adapter-FaceID as published, on Stable Diffusion 1.5: one GPU, 512 px.
+
+    References:
+        IP-Adapter (arXiv:2308.06721) and its tutorial_train_faceid.py: MLP of 4 tokens, LoRA of
+        rank 128, AdamW 1e-4, 5 % each of dropped identity, text, both.
+    """
+    return TrainRecipe(
+        name="ip_adapter_faceid_sd15",
+        base=BaseModelSettings(weights="random:sd15"),
+        method=MethodSettings(lora_rank=128),
+        optimiser=OptimiserSettings(warmup_steps=500, ema_decay=0.9999),
+        scale=Scale(use_gpu=True, precision="bf16", channels_last=True),
+        steps=100_000,
+        save_every=2000,
+    )
+
+
+def ip_adapter_faceid_sdxl_8xh200() -> TrainRecipe:
+    """Train IP-Adapter-FaceID on SDXL at 1024 px, on one node of eight H200."""
+    return replace(
+        ip_adapter_faceid_sd15(),
+        name="ip_adapter_faceid_sdxl_8xh200",
+        base=BaseModelSettings(weights="random:sdxl"),
+        scale=Scale(
+            workers=8, use_gpu=True, zero_stage=1, precision="bf16", gradient_checkpointing=True
+        ),
+        batch=64,
+    )
+
+
+RECIPES: dict[str, Callable[[], TrainRecipe]] = {
+    make.__name__: make
+    for make in (tiny, lfw64, ip_adapter_faceid_sd15, ip_adapter_faceid_sdxl_8xh200)
+}
+
+
+def recipe(name: str) -> TrainRecipe:
+    """Look a recipe up by name.
+
+    Raises:
+        UnknownRecipe: No recipe has that name; the message offers the nearest one.
+    """
+    if name not in RECIPES:
+        raise UnknownRecipe(name, RECIPES)
+    return RECIPES[name]()
