@@ -3,7 +3,8 @@
 import logging
 import os
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,20 @@ class Tracker:
         texts: Mapping[str, str],
         tags: Mapping[str, str],
         *,
-        status: str = "FINISHED",
+        series: Sequence[tuple[int, Mapping[str, float]]] = (),
     ) -> str:
-        """Record a run's end; return its MLflow id, or ``""`` with ``problem`` set."""
+        """Record a run's end; return its MLflow id, or ``""`` with ``problem`` set.
+
+        Args:
+            params: Settings by dotted name.
+            metrics: Final numbers.
+            texts: Artifacts by file name.
+            tags: Words to find the run by.
+            series: Numbers over steps.
+        """
         self._thread.join()
         if not self.problem:
-            self._guard(self._write, params, metrics, texts, tags, status)
+            self._guard(self._write, params, metrics, texts, tags, series)
         return "" if self.problem else self.run_id
 
     def _guard(self, work: Any, *arguments: Any) -> None:  # noqa: ANN401 - any of the two below
@@ -88,8 +97,15 @@ class Tracker:
         metrics: Mapping[str, float],
         texts: Mapping[str, str],
         tags: Mapping[str, str],
-        status: str,
+        series: Sequence[tuple[int, Mapping[str, float]]],
     ) -> None:
+        from mlflow.entities import Metric
+
+        now_ms = int(time.time() * 1000)
+        rows = [Metric(k, v, now_ms, step) for step, row in series for k, v in row.items()]
+        for start in range(0, len(rows), 500):  # the most that one call takes is 1,000
+            self._client.log_batch(self.run_id, metrics=rows[start : start + 500])
+
         for key, value in params.items():
             self._client.log_param(self.run_id, key, str(value)[:500])
         for key, number in metrics.items():
@@ -98,4 +114,4 @@ class Tracker:
             self._client.set_tag(self.run_id, key, word)
         for name, content in texts.items():
             self._client.log_text(self.run_id, content, name)
-        self._client.set_terminated(self.run_id, status)
+        self._client.set_terminated(self.run_id, "FINISHED")

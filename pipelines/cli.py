@@ -12,16 +12,20 @@ from pathlib import Path
 HELP = """\
 usage: visage <command> ...
 
-Curate face-identity corpora from the web, exactly once and with every row accounted for.
+Curate face-identity corpora, every row accounted for, and train identity adapters on them.
 
 commands:
   quickstart   serve a small web on loopback and curate it, to see the whole thing work
   curate       carry out a recipe on a URL table, a folder or a tar of pictures
+  prepare      turn a curated corpus into training features
+  train        train a recipe on prepared features
 
 `visage <command> --help` says more. Recipes and settings: `visage curate --help`.
 """
 
-VERBS = {"curate": "pipelines.commands.curate", "quickstart": "pipelines.commands.quickstart"}
+VERBS = {
+    verb: f"pipelines.commands.{verb}" for verb in ("quickstart", "curate", "prepare", "train")
+}
 PACKAGES = ("pipelines", "serving", "training", "stages", "infra")
 
 

@@ -79,7 +79,7 @@ def finish(
 
     count = _counts(decisions)
     mlflow = tracker.finish(
-        params=dict(_flat(to_dict(recipe))),
+        params=dict(flat(to_dict(recipe))),
         metrics=_metrics(count, summary),
         texts={"report.html": report, "recipe.yaml": to_yaml(recipe), "DATASHEET.md": about},
         tags={
@@ -208,12 +208,12 @@ def _metrics(count: Mapping[str, Any], summary: RunSummary) -> dict[str, float]:
     return metrics
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, object]]:
+def flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, object]]:
     """Name nested settings with dots, as the command line does."""
-    flat: list[tuple[str, object]] = []
+    named: list[tuple[str, object]] = []
     for key, value in settings.items():
         if isinstance(value, Mapping):
-            flat += _flat(value, f"{prefix}{key}.")
+            named += flat(value, f"{prefix}{key}.")
         else:
-            flat.append((f"{prefix}{key}", value))
-    return flat
+            named.append((f"{prefix}{key}", value))
+    return named

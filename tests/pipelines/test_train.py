@@ -1,0 +1,95 @@
+"""``visage train`` as people type it, on features made of noise."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from training.nets.codec import PatchCodec
+
+VISAGE = str(Path(sys.executable).with_name("visage"))
+SETTINGS = {
+    "method.width": 32, "steps": 4, "batch": 4, "microbatch": 4, "save-every": 2, "log-every": 1,
+    "scale.precision": "fp32", "scale.threads": 1, "data.heldout-share": 0,
+}  # fmt: skip
+SMALL = [word for flag, value in SETTINGS.items() for word in (f"--{flag}", str(value))]
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory):
+    import importlib.util
+
+    path = Path(__file__).parents[1] / "training/conftest.py"
+    spec = importlib.util.spec_from_file_location("training_conftest", path)
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    home = tmp_path_factory.mktemp("features")
+    folder = made.write_features(home / "f", shape=(12, 8, 8), codec="file:codec.safetensors")
+    codec = PatchCodec()
+    codec.fit(torch.rand(32, 3, 32, 32, generator=torch.Generator().manual_seed(1)))
+    codec.save(folder / "codec.safetensors")
+    return folder
+
+
+def visage(*arguments, cwd):
+    return subprocess.run(
+        [VISAGE, "train", *map(str, arguments)],
+        capture_output=True, text=True, cwd=cwd, timeout=120, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(features, tmp_path_factory):
+    home = tmp_path_factory.mktemp("trained")
+    told = visage("lfw64", "--data.path", features, *SMALL, "--json", cwd=home)
+    assert told.returncode == 0, told.stderr
+    return home, json.loads(told.stdout.splitlines()[-1])
+
+
+def test_a_run_leaves_weights_recipe_and_record(trained):
+    _, result = trained
+    assert result["step"] == 4
+    assert (Path(result["export"]) / "base.safetensors").exists()
+    assert "width: 32" in (Path(result["path"]) / "recipe.yaml").read_text()
+
+
+def test_the_run_is_in_mlflow_with_its_losses_over_steps(trained):
+    from mlflow.tracking import MlflowClient
+
+    home, result = trained
+    client = MlflowClient(tracking_uri=f"sqlite:///{home}/trained/mlflow.db")
+    history = client.get_metric_history(result["mlflow"], "mse")
+    assert [metric.step for metric in history] == [1, 2, 3, 4]
+    assert client.get_run(result["mlflow"]).data.tags["visage.corpus"] == "c0ffee"
+
+
+def test_the_same_command_again_trains_nothing_more(trained, features):
+    home, result = trained
+    told = visage("lfw64", "--data.path", features, *SMALL, "--json", cwd=home)
+    again = json.loads(told.stdout.splitlines()[-1])
+    assert (again["run"], again["step"], again["loss"]) == (result["run"], 4, result["loss"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["lfw46"], "Did you mean 'lfw64'?"),
+        (["lfw64"], "visage prepare"),
+        (["lfw64", "--data.path", "nothing"], "visage prepare"),
+        (["lfw64", "--lossess.mse", "1"], "Did you mean '--losses.mse'?"),
+        (["lfw64", "--steps", "0"], "give 1 or more"),
+        (["lfw64", "--data.path", "{features}", "--scale.workers", "2"], "--scale.workers 1"),
+        (["lfw64", "--data.path", "{features}", "--scale.use-gpu"], "torch sees no GPU"),
+        (["ip_adapter_faceid_sd15", "--data.path", "{features}", "--scale.no-use-gpu"], "channels"),
+    ],
+)
+def test_bad_input_ends_with_one_clear_message_and_code_2(features, tmp_path, arguments, words):
+    if "torch sees no GPU" in words and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    told = visage(*(a.format(features=features) for a in arguments), cwd=tmp_path)
+    assert told.returncode == 2, told.stderr
+    assert words in told.stderr
+    assert "Traceback" not in told.stderr

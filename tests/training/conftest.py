@@ -1,0 +1,55 @@
+"""Features as ``visage prepare`` writes them, made of noise, for models that only have to run."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from training.features import Features, write_index
+
+
+def write_features(folder, *, people=6, photos=4, shape=(4, 8, 8), dim=8, text=(0, 0), codec=""):
+    """Write features of some people, each with an identity and latents that follow from it."""
+    rng = torch.Generator().manual_seed(0)
+    (folder / "shards").mkdir(parents=True)
+    who = torch.randn(people, dim, generator=rng)
+    look = torch.randn(people, *shape, generator=rng)
+    index, rows = [], people * photos
+    for number in range(2):
+        picked = list(range(number, rows, 2))
+        persons = [row % people for row in picked]
+        tensors = {
+            "latents": (
+                look[persons] + 0.3 * torch.randn(len(picked), *shape, generator=rng)
+            ).half(),
+            "identity": who[persons] + 0.05 * torch.randn(len(picked), dim, generator=rng),
+            "landmarks": torch.rand(len(picked), 5, 2, generator=rng) * 64,
+            "mask": torch.ones(len(picked), *shape[1:]).half(),
+        }
+        if text[0]:
+            tensors["text"] = torch.randn(len(picked), *text, generator=rng)
+        save_file(tensors, folder / f"shards/shard-{number:05d}.safetensors")
+        for at, row in enumerate(picked):
+            place = {"shard": number, "row": at}
+            index.append({"id": f"{row:04d}", "person": f"p{row % people}", "caption": ""} | place)
+    write_index(folder, index)
+    Features(
+        corpus="c0ffee", image_px=64, codec=codec, latent_shape=shape, text_shape=text,
+        identity_dim=dim, embedder="test@0", backend="dlib",
+        identity_mean=(0.0,) * dim, identity_std=(1.0,) * dim,
+    ).write(folder)  # fmt: skip
+    return folder
+
+
+@pytest.fixture
+def features(tmp_path):
+    """A small folder of features."""
+    from training.nets.codec import PatchCodec
+
+    folder = write_features(tmp_path / "features", shape=(12, 8, 8), codec="file:codec.safetensors")
+    codec = PatchCodec()
+    codec.fit(torch.rand(32, 3, 32, 32, generator=torch.Generator().manual_seed(1)))
+    codec.save(folder / "codec.safetensors")
+    assert json.loads((folder / "features.json").read_text())["corpus"] == "c0ffee"
+    return folder
