@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from infra.errors import BadValue
 from infra.weights import locate
 from stages.landmarks import DLIB_TEMPLATE
-from stages.models.dlib_faces import IDENTITY, DlibEmbedder
+from stages.models.dlib_faces import IDENTITY, SMALL_PX, DlibEmbedder
 from stages.models.dlib_resnet import CHIP_PX, load_dlib_resnet
 
 _PADDING = 0.25
@@ -125,6 +125,9 @@ def dlib_chips(
     pictures before it samples; here every pixel is the mean of 2 x 2 samples instead, which
     serves faces up to four times the chip.
     """
+    if max(picture.shape[2:]) < SMALL_PX:  # as ``DlibEmbedder`` does
+        picture = nn.functional.interpolate(picture, scale_factor=2, mode="bicubic")
+        landmarks = 2 * landmarks
     height, width = picture.shape[2:]
     template_P2 = torch.from_numpy(DLIB_TEMPLATE).to(landmarks)
     template_P2 = (template_P2 + _PADDING) / (1 + 2 * _PADDING) * CHIP_PX

@@ -1,3 +1,4 @@
+import cv2
 import dlib
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from stages.models.dlib_faces import (
     LANDMARKS,
     DlibDetector,
     DlibEmbedder,
+    doubled_if_small,
     working_picture,
 )
 from stages.models.faces import Detector, Embedder, distance
@@ -177,3 +179,19 @@ def test_the_cards_name_the_files_and_never_the_68_points(detector, embedder):
     assert detector.card.sha256 == sha256(locate(LANDMARKS))
     assert embedder.card.sha256 == sha256(locate(IDENTITY))
     assert "_5_" in detector.card.source
+
+
+def test_a_small_picture_is_read_at_twice_its_size(embedder):
+    small = cv2.resize(astronaut(), (256, 256), interpolation=cv2.INTER_AREA)
+    doubled, times = doubled_if_small(small)
+    assert (times, doubled.shape) == (2, (512, 512, 3))
+    found = DlibDetector(512).detect([small])[0].landmarks_px
+    assert (found * 2 == np.rint(found * 2)).all()
+    assert (found != np.rint(found)).any(), "half pixels are told apart"
+    assert (embedder.align(small, found) == embedder.align(doubled, found * 2)).all()
+
+
+def test_a_large_picture_is_read_as_it_is():
+    picture, times = doubled_if_small(astronaut())
+    assert times == 1
+    assert picture.shape == (512, 512, 3)
