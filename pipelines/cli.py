@@ -19,12 +19,14 @@ commands:
   curate       carry out a recipe on a URL table, a folder or a tar of pictures
   prepare      turn a curated corpus into training features
   train        train a recipe on prepared features
+  evaluate     score a training run on people it never saw
 
 `visage <command> --help` says more. Recipes and settings: `visage curate --help`.
 """
 
 VERBS = {
-    verb: f"pipelines.commands.{verb}" for verb in ("quickstart", "curate", "prepare", "train")
+    verb: f"pipelines.commands.{verb}"
+    for verb in ("quickstart", "curate", "prepare", "train", "evaluate")
 }
 PACKAGES = ("pipelines", "serving", "training", "stages", "infra")
 

@@ -73,6 +73,25 @@ def test_the_same_command_again_trains_nothing_more(trained, features):
     assert (again["run"], again["step"], again["loss"]) == (result["run"], 4, result["loss"])
 
 
+def test_a_run_is_scored_and_shown(trained):
+    home, result = trained
+    told = subprocess.run(
+        [VISAGE, "evaluate", result["path"], "--json"],
+        capture_output=True, text=True, cwd=home, timeout=120, check=False,
+    )  # fmt: skip
+    assert told.returncode == 2
+    assert "no person is held out" in told.stderr, "this run held nobody out"
+
+
+@pytest.mark.parametrize("folder", [".", "nowhere"])
+def test_what_is_no_run_is_not_scored(tmp_path, folder):
+    told = subprocess.run(
+        [VISAGE, "evaluate", folder], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert told.returncode == 2
+    assert "visage train" in told.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
