@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.nets.codec import PatchCodec
-
 VISAGE = str(Path(sys.executable).with_name("visage"))
 SETTINGS = {
     "method.width": 32, "steps": 4, "batch": 4, "microbatch": 4, "save-every": 2, "log-every": 1,
@@ -20,18 +18,9 @@ SMALL = [word for flag, value in SETTINGS.items() for word in (f"--{flag}", str(
 
 @pytest.fixture(scope="module")
 def features(tmp_path_factory):
-    import importlib.util
+    from tests.training.conftest import noise_features
 
-    path = Path(__file__).parents[1] / "training/conftest.py"
-    spec = importlib.util.spec_from_file_location("training_conftest", path)
-    made = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(made)
-    home = tmp_path_factory.mktemp("features")
-    folder = made.write_features(home / "f", shape=(12, 8, 8), codec="file:codec.safetensors")
-    codec = PatchCodec()
-    codec.fit(torch.rand(32, 3, 32, 32, generator=torch.Generator().manual_seed(1)))
-    codec.save(folder / "codec.safetensors")
-    return folder
+    return noise_features(tmp_path_factory.mktemp("features"))
 
 
 def visage(*arguments, cwd):
