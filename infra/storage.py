@@ -6,6 +6,7 @@ files writes a marker last, and whoever reads looks for the marker first.
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,14 +112,22 @@ class Folder:
         self.write(name, sink.getvalue().to_pybytes())
 
 
+def without_secrets(uri: str) -> str:
+    """Return a URI without the user and password before its host."""
+    return re.sub(r"(?<=://)[^/@]*@", "", uri)
+
+
 def open_folder(where: str) -> Folder:
     """Return the folder named by a path or a URI such as ``s3://bucket/prefix``.
 
     Raises:
-        BadValue: The URI has a scheme that is not known.
+        BadValue: The URI has a scheme that is not known, or carries a secret.
     """
     if "://" not in where:
         return Folder(pafs.LocalFileSystem(), str(Path(where).expanduser().resolve()))
+    if (shown := without_secrets(where)) != where:
+        # Paths are written into recipes, reports and MLflow.
+        raise BadValue("path", shown, "keep keys out of paths; set AWS_ACCESS_KEY_ID and its like.")
     try:
         fs, path = pafs.FileSystem.from_uri(where)
     except (pa.ArrowInvalid, OSError) as error:

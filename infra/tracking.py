@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from infra.storage import Folder
+from infra.storage import Folder, without_secrets
 
 log = logging.getLogger(__name__)
+RUN_TAG = "visage.run"
 
 
 def tracking_uri(store: Folder) -> str:
@@ -29,10 +30,11 @@ class Tracker:
     first job runs. When MLflow cannot be reached the run goes on, and ``problem`` says why.
     """
 
-    def __init__(self, store: Folder, experiment: str, run: str, run_id: str = "") -> None:
-        self.uri, self.experiment, self.run, self.run_id = (
-            tracking_uri(store), experiment, run, run_id,
-        )  # fmt: skip
+    def __init__(self, store: Folder, experiment: str, run: str) -> None:
+        self._uri = tracking_uri(store)
+        self.uri = without_secrets(self._uri)
+        """For people to read; a database's password is not in it."""
+        self.experiment, self.run, self.run_id = experiment, run, ""
         self.problem = ""
         self._artifacts = None if "://" in str(store) else f"{store.path}/mlartifacts"
         self._client: Any = None
@@ -67,7 +69,7 @@ class Tracker:
             work(*arguments)
         except Exception as error:  # whatever MLflow raises, the run's own result stands
             lines = str(error).splitlines() or [type(error).__name__]
-            self.problem = f"MLflow at {self.uri} was not written: {lines[0]}"
+            self.problem = without_secrets(f"MLflow at {self.uri} was not written: {lines[0]}")
             log.debug("MLflow failed", exc_info=True)
 
     def _open(self) -> None:
@@ -79,17 +81,24 @@ class Tracker:
         # Importing MLflow sets its loggers up; it then tells of every table that it makes.
         for name in ("alembic", "mlflow"):
             logging.getLogger(name).setLevel(logging.ERROR)
-        self._client = MlflowClient(tracking_uri=self.uri)
+        self._client = MlflowClient(tracking_uri=self._uri)
         found = self._client.get_experiment_by_name(self.experiment)
-        local = self._artifacts if self.uri.startswith("sqlite") else None
+        local = self._artifacts if self._uri.startswith("sqlite") else None
         experiment_id = (
             found.experiment_id
             if found
             else self._client.create_experiment(self.experiment, artifact_location=local)
         )
-        if not self.run_id:
-            made = self._client.create_run(experiment_id, run_name=self.run)
-            self.run_id = made.info.run_id
+        # The same run of ours is the same run there, also after a crash.
+        known = self._client.search_runs(
+            [experiment_id], f"tags.`{RUN_TAG}` = '{self.run}'", max_results=1
+        )
+        made = (
+            known[0]
+            if known
+            else self._client.create_run(experiment_id, run_name=self.run, tags={RUN_TAG: self.run})
+        )
+        self.run_id = made.info.run_id
 
     def _write(
         self,

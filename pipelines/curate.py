@@ -62,7 +62,7 @@ def curate(recipe: Recipe, store: str, console: Console, address: str = "") -> R
             console.print(f"{name} was finished at {before['finished_at']}: nothing is left to do.")
             return Result.of(before)
         reporter = Reporter(console)
-        tracker = Tracker(run.store, "curate", name, before.get("mlflow", ""))
+        tracker = Tracker(run.store, "curate", name)
         run.folder.write("recipe.yaml", to_yaml(recipe))
         with cluster(address) as cpus:
             # Heavy imports, hidden behind the start of the cluster's first workers.

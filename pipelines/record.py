@@ -83,7 +83,6 @@ def finish(
         metrics=_metrics(count, summary),
         texts={"report.html": report, "recipe.yaml": to_yaml(recipe), "DATASHEET.md": about},
         tags={
-            "visage.run": run.name,
             "visage.code": code_version(),
             "visage.path": str(run.folder),
         },

@@ -55,7 +55,7 @@ def train(recipe: TrainRecipe, out: str, console: Console) -> Trained:
     folder = (store / name).make()
     folder.write("recipe.yaml", to_yaml(recipe))
     held = folder.read_json("run.json") or {}
-    tracker = Tracker(store, "train", name, held.get("mlflow", ""))
+    tracker = Tracker(store, "train", name)
     torch.set_num_threads(recipe.scale.threads or usable_cpus())
     with _Bar(console, recipe) as bar:
         step = fit(
@@ -71,7 +71,7 @@ def train(recipe: TrainRecipe, out: str, console: Console) -> Trained:
         params=dict(flat(to_dict(recipe))),
         metrics={"loss": loss, "step": step},
         texts={"reports.jsonl": _lines(reports), "recipe.yaml": to_yaml(recipe)},
-        tags={"visage.run": name, "visage.code": code_version(),
+        tags={"visage.code": code_version(),
               "visage.corpus": job.prepared.features.corpus},
         series=[(r.step, r.losses | {"images_per_s": r.images_per_s, "grad_norm": r.grad_norm,
                                      "learning_rate": r.learning_rate}) for r in reports],

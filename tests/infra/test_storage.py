@@ -61,6 +61,12 @@ def test_a_store_under_a_file_is_refused(tmp_path):
         open_store(str(tmp_path / "file/store"))
 
 
+def test_a_path_with_a_secret_is_refused_without_repeating_it():
+    with pytest.raises(BadValue, match="keep keys out of paths") as refused:
+        open_folder("s3://key:secret@bucket/corpus")
+    assert "secret" not in str(refused.value)
+
+
 def test_an_unknown_scheme_is_refused():
     with pytest.raises(BadValue, match="use a local path or s3://"):
         open_folder("nfs://somewhere/x")

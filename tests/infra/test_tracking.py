@@ -15,7 +15,7 @@ def end(tracker):
         params={"keep.min_side_px": 200},
         metrics={"rows": 3.0},
         texts={"report.html": "<html>"},
-        tags={"visage.run": "r"},
+        tags={"visage.code": "c"},
     )
 
 
@@ -34,7 +34,8 @@ def test_a_run_leaves_params_metrics_and_the_report(store):
 
 def test_a_run_goes_on_under_its_old_id(store):
     first = end(Tracker(store, "curate", "lfw-1"))
-    assert end(Tracker(store, "curate", "lfw-1", first)) == first
+    assert end(Tracker(store, "curate", "lfw-1")) == first
+    assert end(Tracker(store, "curate", "lfw-2")) != first
 
 
 def test_an_unreachable_server_is_a_sentence_and_not_a_crash(store, monkeypatch):
@@ -43,3 +44,11 @@ def test_an_unreachable_server_is_a_sentence_and_not_a_crash(store, monkeypatch)
     tracker = Tracker(store, "curate", "lfw-1")
     assert end(tracker) == ""
     assert tracker.problem.startswith("MLflow at http://127.0.0.1:9 was not written:")
+
+
+def test_a_password_of_the_tracking_address_is_shown_nowhere(store, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ann:hunter2@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    tracker = Tracker(store, "curate", "lfw-1")
+    assert end(tracker) == ""
+    assert "hunter2" not in tracker.uri + tracker.problem
