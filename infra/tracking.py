@@ -108,19 +108,19 @@ class Tracker:
         tags: Mapping[str, str],
         series: Sequence[tuple[int, Mapping[str, float]]],
     ) -> None:
-        from mlflow.entities import Metric
+        from mlflow.entities import Metric, Param, RunTag
 
         now_ms = int(time.time() * 1000)
         rows = [Metric(k, v, now_ms, step) for step, row in series for k, v in row.items()]
-        for start in range(0, len(rows), 500):  # the most that one call takes is 1,000
+        rows += [Metric(key, number, now_ms, 0) for key, number in metrics.items()]
+        named = [Param(key, str(value)[:500]) for key, value in params.items()]
+        # One call for many: each alone is a transaction. It takes 100 params and 1,000 in all.
+        for start in range(0, len(named), 100):
+            self._client.log_batch(self.run_id, params=named[start : start + 100])
+        for start in range(0, len(rows), 500):
             self._client.log_batch(self.run_id, metrics=rows[start : start + 500])
-
-        for key, value in params.items():
-            self._client.log_param(self.run_id, key, str(value)[:500])
-        for key, number in metrics.items():
-            self._client.log_metric(self.run_id, key, number)
-        for key, word in tags.items():
-            self._client.set_tag(self.run_id, key, word)
+        words = [RunTag(key, word) for key, word in tags.items()]
+        self._client.log_batch(self.run_id, tags=words)
         for name, content in texts.items():
             self._client.log_text(self.run_id, content, name)
         self._client.set_terminated(self.run_id, "FINISHED")

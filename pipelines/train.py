@@ -69,8 +69,9 @@ def train(recipe: TrainRecipe, out: str, console: Console) -> Trained:
     loss = reports[-1].losses["loss"] if reports else float(held.get("loss", "nan"))
     mlflow = tracker.finish(
         params=dict(flat(to_dict(recipe))),
-        metrics={"loss": loss, "step": step},
-        texts={"reports.jsonl": _lines(reports), "recipe.yaml": to_yaml(recipe)},
+        metrics={"step": step},
+        texts={"recipe.yaml": to_yaml(recipe)}
+        | ({"reports.jsonl": _lines(reports)} if reports else {}),
         tags={"visage.code": code_version(),
               "visage.corpus": job.prepared.features.corpus},
         series=[(r.step, r.losses | {"images_per_s": r.images_per_s, "grad_norm": r.grad_norm,
