@@ -50,6 +50,15 @@ def noise_features(home):
     return folder
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Let tests share a machine, and leave no number of threads behind."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def features(tmp_path):
     """A small folder of features."""

@@ -10,14 +10,6 @@ from tests.stages.models.photos import astronaut, group
 from training.identity import IdentityEncoder, IdentityLoss, differentiable_encoder, dlib_chips
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def loss():
     return IdentityLoss(differentiable_encoder("dlib"))

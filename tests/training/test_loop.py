@@ -34,7 +34,6 @@ def recipe(features):
 
 
 def train(recipe, out, engine=None, **how):
-    torch.set_num_threads(2)
     job = build(recipe)
     reports = []
     engine = engine or PlainEngine(job.method, recipe)

@@ -1,7 +1,6 @@
 import cv2
 import numpy as np
 import pytest
-import torch
 from scipy import stats
 
 from infra.errors import BadValue
@@ -22,14 +21,6 @@ from training.metrics import (
 
 PEOPLE = [f"person {i}" for i in range(6)]
 BLANK = np.full((64, 64, 3), 128, dtype=np.uint8)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
