@@ -30,6 +30,17 @@ def to_dict(value: Any) -> Any:  # noqa: ANN401 - any field of a recipe
     return value
 
 
+def flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, object]]:
+    """Name nested settings with dots, as the command line does."""
+    named: list[tuple[str, object]] = []
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            named += flat(value, f"{prefix}{key}.")
+        else:
+            named.append((f"{prefix}{key}", value))
+    return named
+
+
 def to_yaml(recipe: Any) -> str:  # noqa: ANN401 - any recipe
     """Return a recipe as YAML, in the order of its fields."""
     return yaml.safe_dump(to_dict(recipe), sort_keys=False, allow_unicode=True, width=100)

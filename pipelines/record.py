@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from infra.configuration import to_dict, to_yaml
+from infra.configuration import flat, to_dict, to_yaml
 from infra.storage import Folder
 from infra.tracking import Tracker
 from pipelines.datasheet import datasheet
@@ -205,14 +205,3 @@ def _metrics(count: Mapping[str, Any], summary: RunSummary) -> dict[str, float]:
     metrics |= {f"error.{reason}": n for reason, n in count["error"].items()}
     metrics |= {f"seconds.{job.name}": job.seconds for job in summary.jobs}
     return metrics
-
-
-def flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, object]]:
-    """Name nested settings with dots, as the command line does."""
-    named: list[tuple[str, object]] = []
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            named += flat(value, f"{prefix}{key}.")
-        else:
-            named.append((f"{prefix}{key}", value))
-    return named

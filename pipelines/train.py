@@ -13,12 +13,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from infra.cluster import usable_cpus
-from infra.configuration import digest, to_dict, to_yaml
+from infra.configuration import digest, flat, to_dict, to_yaml
 from infra.errors import BadValue
 from infra.storage import Folder, open_store
 from infra.tracking import Tracker
 from pipelines.job import code_version
-from pipelines.record import flat
 from training.build import build
 from training.engine import PlainEngine
 from training.loop import Report, fit, latest

@@ -66,6 +66,14 @@ def test_recipes_and_help_need_no_heavy_library():
     assert told.stdout.strip() == "[]"
 
 
+def test_training_as_one_process_needs_no_ray():
+    code = (
+        "import sys, pipelines.train; print([m for m in ('ray', 'deepspeed') if m in sys.modules])"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "[]"
+
+
 def test_every_requirement_is_pinned():
     pinned = {
         re.split(r"[=@ ]", line)[0].lower().replace("_", "-")

@@ -1,7 +1,6 @@
 """The loop: steps, reports, checkpoints. Free of Ray and DeepSpeed.
 
-``python -m training.loop RECIPE --data.path FOLDER --out FOLDER`` trains as one plain process where
-neither is installed.
+``visage train`` runs it as one plain process, where neither need be installed.
 """
 
 import json

@@ -3,7 +3,7 @@ from typing import Literal
 
 import pytest
 
-from infra.configuration import digest, from_yaml, overlay, to_dict, to_yaml
+from infra.configuration import digest, flat, from_yaml, overlay, to_dict, to_yaml
 from infra.errors import BadValue, UnknownKey
 
 
@@ -63,6 +63,12 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path, content):
     (tmp_path / "r.yaml").write_text(content)
     with pytest.raises(BadValue):
         from_yaml(tmp_path / "r.yaml", Outer())
+
+
+def test_nested_settings_are_named_with_dots():
+    named = dict(flat(to_dict(Outer(inner=Inner(size_px=4)))))
+    assert named["inner.size_px"] == 4
+    assert set(named) == {"name", "flag", "words", "inner.size_px", "inner.share", "inner.kind"}
 
 
 def test_a_digest_depends_on_every_setting_and_on_nothing_else():
