@@ -8,13 +8,13 @@ import dataclasses
 import hashlib
 import json
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from infra.errors import BadValue, UnknownKey
+from infra.errors import BadValue, UnknownKey, UnknownRecipe
 
 T = TypeVar("T")
 
@@ -28,6 +28,17 @@ def to_dict(value: Any) -> Any:  # noqa: ANN401 - any field of a recipe
     if isinstance(value, Mapping):
         return {str(key): to_dict(item) for key, item in value.items()}
     return value
+
+
+def named(name: str, recipes: Mapping[str, Callable[[], T]]) -> T:
+    """Make the recipe of that name.
+
+    Raises:
+        UnknownRecipe: No recipe has that name; the message offers the nearest one.
+    """
+    if name not in recipes:
+        raise UnknownRecipe(name, recipes)
+    return recipes[name]()
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, object]]:

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from infra.errors import BadValue, UnknownRecipe
+from infra.configuration import named
+from infra.errors import BadValue
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,11 +48,5 @@ RECIPES: dict[str, Callable[[], PrepareRecipe]] = {make.__name__: make for make 
 
 
 def recipe(name: str) -> PrepareRecipe:
-    """Look a recipe up by name.
-
-    Raises:
-        UnknownRecipe: No recipe has that name; the message offers the nearest one.
-    """
-    if name not in RECIPES:
-        raise UnknownRecipe(name, RECIPES)
-    return RECIPES[name]()
+    """Look a recipe up by name; see ``named``."""
+    return named(name, RECIPES)

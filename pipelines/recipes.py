@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from infra.errors import BadValue, UnknownRecipe
+from infra.configuration import named
+from infra.errors import BadValue
 from stages.keep import KeepRules
 
 
@@ -222,11 +223,5 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 
 
 def recipe(name: str) -> Recipe:
-    """Look a recipe up by name.
-
-    Raises:
-        UnknownRecipe: No recipe has that name; the message offers the nearest one.
-    """
-    if name not in RECIPES:
-        raise UnknownRecipe(name, RECIPES)
-    return RECIPES[name]()
+    """Look a recipe up by name; see ``named``."""
+    return named(name, RECIPES)

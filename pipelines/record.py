@@ -77,7 +77,8 @@ def finish(
     run.folder.write("export/DATASHEET.md", about)
     reporter.console.print(funnel_table(steps))
 
-    count = _counts(decisions)
+    decided = jobs["dedupe"]  # its rows are the decisions, and its record has counted them
+    count = {name: getattr(decided, name) for name in ("rows", "keep", "reject", "error")}
     mlflow = tracker.finish(
         params=dict(flat(to_dict(recipe))),
         metrics=_metrics(count, summary),
@@ -110,19 +111,6 @@ def finish(
         },
     )
     return result
-
-
-def _counts(decisions: pa.Table) -> dict[str, Any]:
-    """Count the decisions the way ``--json`` shows them."""
-    errors = _tally(decisions["error"])
-    rejects = _tally(decisions.filter(pc.equal(decisions["error"], ""))["rejected_by"])
-    kept = pc.sum(pc.equal(decisions["status"], "keep")).as_py() or 0
-    return {"rows": decisions.num_rows, "keep": kept, "reject": rejects, "error": errors}
-
-
-def _tally(column: pa.ChunkedArray) -> dict[str, int]:
-    counted = {item["values"]: item["counts"] for item in pc.value_counts(column).to_pylist()}
-    return dict(sorted((reason, n) for reason, n in counted.items() if reason))
 
 
 def _summary(run: Run, recipe: Recipe, decisions: pa.Table, seconds: float) -> RunSummary:
