@@ -1,45 +1,145 @@
-"""What a run leaves in MLflow. The only module that imports it."""
+"""What a run leaves in MLflow, sent beside the work so that it never holds the work up."""
 
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
+from infra.delivery import Sent, deliver, send_folder
+from infra.mlflow_run import MlflowRun
+from infra.spool import Entry, Spool
 from infra.storage import Folder, without_secrets
 
 log = logging.getLogger(__name__)
-RUN_TAG = "visage.run"
+SEND_EVERY_S = 3.0
+"""How long numbers wait for company: one call for many costs what one call for one does."""
+RETRY_EVERY_S = 10.0
+SYSTEM_EVERY_S = 10.0
 
 
 def tracking_uri(store: Folder) -> str:
     """Return MLFLOW_TRACKING_URI, or an SQLite file in the store (at home for a remote store)."""
     if uri := os.environ.get("MLFLOW_TRACKING_URI"):
         return uri
-    home = Path(store.path) if store.is_local else Path.home() / ".visage"
+    home = _home(store)
     home.mkdir(parents=True, exist_ok=True)
     return f"sqlite:///{home / 'mlflow.db'}"
 
 
+def artifacts(store: Folder) -> str | None:
+    """Return where a store's own SQLite file keeps its artifacts; a server knows better itself."""
+    return f"{store.path}/mlartifacts" if store.is_local else None
+
+
+def spool_file(store: Folder, experiment: str, run: str) -> Path:
+    """Return where a run's numbers wait for MLflow: ``<store>/spool/<experiment>-<run>.jsonl``."""
+    name = re.sub(r"[^\w.-]", "_", f"{experiment}-{run}")
+    return _home(store) / "spool" / f"{name}.jsonl"
+
+
+def _home(store: Folder) -> Path:
+    return Path(store.path) if store.is_local else Path.home() / ".visage"
+
+
+def send_waiting(store: Folder) -> list[Sent]:
+    """Send what runs of a store could not; those that are at work now send theirs themselves."""
+    return send_folder(_home(store) / "spool", tracking_uri(store), artifacts(store))
+
+
 class Tracker:
-    """One MLflow run, kept beside the work so that it never holds the work up.
+    """One MLflow run.
 
     The import and the making of an empty database take seconds; they happen on a thread while the
-    first job runs. When MLflow cannot be reached the run goes on, and ``problem`` says why.
+    work begins. Numbers are sent in batches every few seconds. When MLflow cannot be reached the
+    work goes on, and ``problem`` says why; with a ``spool`` nothing is lost by it, nor by
+    ``kill -9``: what was not sent waits there for the server to come back, for the end, for the
+    next run of the store, or for ``send_waiting``. The same run of ours, started again, is the
+    same run in MLflow, and a step that it has there already is not sent again.
+
+    Args:
+        store: Where runs are; names the SQLite file where no server is named.
+        experiment: The kind of run: curate, train, evaluate, ...
+        run: The run's name.
+        spool: A file from ``spool_file``; None keeps what waits in memory.
+        system_metrics: Record processor, memory, disk, network and GPU every ten seconds.
     """
 
-    def __init__(self, store: Folder, experiment: str, run: str) -> None:
-        self._uri = tracking_uri(store)
-        self.uri = without_secrets(self._uri)
+    def __init__(
+        self,
+        store: Folder,
+        experiment: str,
+        run: str,
+        *,
+        spool: Path | None = None,
+        system_metrics: bool = False,
+    ) -> None:
+        uri = tracking_uri(store)
+        self.uri = without_secrets(uri)
         """For people to read; a database's password is not in it."""
-        self.experiment, self.run, self.run_id = experiment, run, ""
+        self.experiment, self.run = experiment, run
         self.problem = ""
-        self._artifacts = None if "://" in str(store) else f"{store.path}/mlartifacts"
-        self._client: Any = None
-        self._thread = threading.Thread(target=self._guard, args=(self._open,), daemon=True)
+        self._system = system_metrics
+        self._system_at = 0.0
+        self._artifacts = artifacts(store)
+        self._mlflow = MlflowRun(uri, experiment, run, self._artifacts)
+        self._spool = self._open_spool(spool)
+        self._tried, self._ending = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
+
+    def __enter__(self) -> "Tracker":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None and not self._ending.is_set():
+            self.fail(error)
+
+    @property
+    def run_id(self) -> str:
+        """MLflow's id of the run; empty until the server has answered."""
+        return self._mlflow.run_id
+
+    @property
+    def url(self) -> str:
+        """What a person opens: a page of the server, or the command that shows a database."""
+        if not self.uri.startswith("http"):
+            return f"mlflow ui --backend-store-uri {self.uri}"
+        held = self._mlflow
+        page = f"/#/experiments/{held.experiment_id}/runs/{held.run_id}" if held.run_id else ""
+        return f"{self.uri.rstrip('/')}{page}"
+
+    def begin(
+        self,
+        params: Mapping[str, object],
+        tags: Mapping[str, str],
+        dataset: Mapping[str, str] | None = None,
+    ) -> None:
+        """Say what is about to run, so that it is seen while it runs.
+
+        Args:
+            params: Settings by dotted name.
+            tags: Words to find the run by.
+            dataset: What is trained on: its ``name``, ``digest`` (at most 36 characters) and
+                ``source``.
+        """
+        self._put("params", {key: str(value) for key, value in params.items()})
+        self._put("tags", dict(tags))
+        if dataset:
+            self._put("dataset", dict(dataset))
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Record numbers of a step, and return at once. Called by rank 0 only."""
+        self._put("metrics", {key: float(value) for key, value in metrics.items()}, step=step)
 
     def finish(
         self,
@@ -49,6 +149,7 @@ class Tracker:
         tags: Mapping[str, str],
         *,
         series: Sequence[tuple[int, Mapping[str, float]]] = (),
+        files: Mapping[str, Path] | None = None,
     ) -> str:
         """Record a run's end; return its MLflow id, or ``""`` with ``problem`` set.
 
@@ -57,70 +158,99 @@ class Tracker:
             metrics: Final numbers.
             texts: Artifacts by file name.
             tags: Words to find the run by.
-            series: Numbers over steps.
+            series: Numbers over steps; those that were logged before are not sent again.
+            files: Artifacts by file name: pictures, reports.
         """
+        self.begin(params, tags)
+        for step, numbers in series:
+            self.log(step, numbers)
+        self._put("final", {key: float(value) for key, value in metrics.items()})
+        for name, content in texts.items():
+            self._put("text", {"name": name, "content": content})
+        for name, path in (files or {}).items():
+            self._put("file", {"name": name, "path": str(Path(path).resolve())})
+        return self._end("FINISHED")
+
+    def fail(self, error: BaseException) -> str:
+        """Record that a run ended too early: KILLED when it was told to stop, FAILED otherwise."""
+        stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
+        said = without_secrets((str(error).splitlines() or [""])[0])
+        self._put("tags", {"visage.error": f"{type(error).__name__}: {said}"[:1000]})
+        return self._end("KILLED" if stopped else "FAILED")
+
+    def model(
+        self,
+        name: str,
+        folder: Path,
+        params: Mapping[str, object],
+        metrics: Mapping[str, float],
+        step: int,
+        tags: Mapping[str, str],
+    ) -> str:
+        """Keep an export as a LoggedModel of this run; return its id, or ``""`` with ``problem``.
+
+        Uploads before it returns: the folder may be deleted afterwards. Its numbers are filed under
+        the model, and so under the run too.
+        """
+        self._tried.wait()
+        if not self.run_id:
+            return ""
+        held: list[str] = []
+        self._guarded(
+            lambda: held.append(self._mlflow.model(name, folder, params, metrics, step, tags))
+        )
+        return held[0] if held else ""
+
+    def _put(self, kind: str, what: Mapping[str, Any], step: int | None = None) -> None:
+        entry: Entry = {"kind": kind, "what": what, "time_ms": int(time.time() * 1000)}
+        try:
+            self._spool.put(entry if step is None else entry | {"step": step})
+        except OSError as error:  # a full disk: the numbers go on in memory
+            log.warning("The spool %s cannot be written: %s", self._spool.path, error)
+
+    def _end(self, status: str) -> str:
+        self._put("end", {"status": status})
+        self._ending.set()
         self._thread.join()
-        if not self.problem:
-            self._guard(self._write, params, metrics, texts, tags, series)
+        if self._spool.path and len(self._spool):
+            self.problem += f"; {len(self._spool)} records wait in {self._spool.path}"
+        self._spool.close()
         return "" if self.problem else self.run_id
 
-    def _guard(self, work: Any, *arguments: Any) -> None:  # noqa: ANN401 - any of the two below
+    def _work(self) -> None:
+        wait_s = 0.0
+        while True:
+            ending = self._ending.wait(wait_s)
+            if self._system and time.monotonic() >= self._system_at:
+                self._system_at = time.monotonic() + SYSTEM_EVERY_S
+                self._guarded(lambda: self._put("system", self._mlflow.system_metrics()))
+            self._guarded(lambda: deliver(self._spool, self._mlflow))
+            if not self._tried.is_set():
+                self._tried.set()
+                self._send_others()
+            if ending:
+                return
+            wait_s = RETRY_EVERY_S if self.problem else SEND_EVERY_S
+
+    def _send_others(self) -> None:
+        """Send what earlier runs of the store could not."""
+        if self._spool.path and not self.problem:
+            for sent in send_folder(self._spool.path.parent, self._mlflow.uri, self._artifacts):
+                log.info("Sent what had waited: %s", sent)
+
+    def _open_spool(self, path: Path | None) -> Spool:
+        about = {"uri": self.uri, "experiment": self.experiment, "run": self.run}
         try:
-            work(*arguments)
+            return Spool(path, about)
+        except OSError as error:
+            log.warning("Numbers wait for MLflow in memory; %s cannot be had: %s", path, error)
+            return Spool()
+
+    def _guarded(self, work: Any) -> None:  # noqa: ANN401 - any call without arguments
+        try:
+            work()
+            self.problem = self._mlflow.refused
         except Exception as error:  # whatever MLflow raises, the run's own result stands
             lines = str(error).splitlines() or [type(error).__name__]
             self.problem = without_secrets(f"MLflow at {self.uri} was not written: {lines[0]}")
             log.debug("MLflow failed", exc_info=True)
-
-    def _open(self) -> None:
-        # A dead server must not hold a finished run for minutes.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-        from mlflow.tracking import MlflowClient
-
-        # Importing MLflow sets its loggers up; it then tells of every table that it makes.
-        for name in ("alembic", "mlflow"):
-            logging.getLogger(name).setLevel(logging.ERROR)
-        self._client = MlflowClient(tracking_uri=self._uri)
-        found = self._client.get_experiment_by_name(self.experiment)
-        local = self._artifacts if self._uri.startswith("sqlite") else None
-        experiment_id = (
-            found.experiment_id
-            if found
-            else self._client.create_experiment(self.experiment, artifact_location=local)
-        )
-        # The same run of ours is the same run there, also after a crash.
-        known = self._client.search_runs(
-            [experiment_id], f"tags.`{RUN_TAG}` = '{self.run}'", max_results=1
-        )
-        made = (
-            known[0]
-            if known
-            else self._client.create_run(experiment_id, run_name=self.run, tags={RUN_TAG: self.run})
-        )
-        self.run_id = made.info.run_id
-
-    def _write(
-        self,
-        params: Mapping[str, object],
-        metrics: Mapping[str, float],
-        texts: Mapping[str, str],
-        tags: Mapping[str, str],
-        series: Sequence[tuple[int, Mapping[str, float]]],
-    ) -> None:
-        from mlflow.entities import Metric, Param, RunTag
-
-        now_ms = int(time.time() * 1000)
-        rows = [Metric(k, v, now_ms, step) for step, row in series for k, v in row.items()]
-        rows += [Metric(key, number, now_ms, 0) for key, number in metrics.items()]
-        named = [Param(key, str(value)[:500]) for key, value in params.items()]
-        # One call for many: each alone is a transaction. It takes 100 params and 1,000 in all.
-        for start in range(0, len(named), 100):
-            self._client.log_batch(self.run_id, params=named[start : start + 100])
-        for start in range(0, len(rows), 500):
-            self._client.log_batch(self.run_id, metrics=rows[start : start + 500])
-        words = [RunTag(key, word) for key, word in tags.items()]
-        self._client.log_batch(self.run_id, tags=words)
-        for name, content in texts.items():
-            self._client.log_text(self.run_id, content, name)
-        self._client.set_terminated(self.run_id, "FINISHED")

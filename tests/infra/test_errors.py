@@ -9,6 +9,7 @@ from infra.errors import (
     BadValue,
     BadWeights,
     BrokenPromise,
+    CheckpointNotWritten,
     JobFailed,
     MissingColumns,
     MissingSourceColumn,
@@ -34,6 +35,7 @@ ALL = [
     BrokenPromise("Keep", "2 rows", "1 rows"),
     JobFailed("ingest", 10, 9, "/store/lfw-1/ingest/data"),
     UnaccountedRows([("reject", "whim", 3)], 10),
+    CheckpointNotWritten("/run/step-0000500", "No space left on device"),
 ]
 
 
