@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from infra.errors import JobFailed
+from infra.errors import JobFailed, VisageError
 from infra.storage import Folder, count_rows
 from pipelines.progress import Reporter
 from stages.chain import Chain
@@ -23,6 +23,7 @@ def spread(
     items: Iterable[Item],
     *shared: Any,  # noqa: ANN401 - whatever the work takes
     at_once: int,
+    num_gpus: float = 0.0,
 ) -> Iterator[Result]:
     """Yield ``work(item, *shared)`` for every item, in the order in which they finish.
 
@@ -31,18 +32,32 @@ def spread(
         items: One task each.
         shared: Further arguments, sent to each machine once.
         at_once: Most tasks in flight, which bounds the memory for their results.
+        num_gpus: GPUs that each task takes; a share lets several use one.
+
+    Raises:
+        VisageError: What a task raised; any other error comes as Ray's, with its traceback.
     """
-    remote = ray.remote(work)
+    remote = ray.remote(work).options(num_gpus=num_gpus)
     kept = [ray.put(value) for value in shared]
     flying: list[Any] = []
     for item in items:
         if len(flying) >= at_once:
             done, flying = ray.wait(flying)
-            yield from ray.get(done)
+            yield from _results(done)
         flying.append(remote.remote(item, *kept))
     while flying:
         done, flying = ray.wait(flying)
-        yield from ray.get(done)
+        yield from _results(done)
+
+
+def _results(done: list[Any]) -> list[Any]:
+    """Fetch results; raise our own errors as themselves, without the worker's traceback."""
+    try:
+        return list(ray.get(done))
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, VisageError):
+            raise error.cause from None
+        raise
 
 
 def map_files(

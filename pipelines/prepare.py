@@ -1,77 +1,88 @@
-"""From an exported corpus to training features: latents, identity, landmarks, masks.
+"""From an exported corpus to training features: latents, identity, text, faces, landmarks, masks.
 
 One task per exported file writes one shard, whole or not at all, so a crash costs the shards that
 were under way and nothing is prepared twice.
 """
 
 import json
-from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
-import torch
 from rich.console import Console
-from safetensors.torch import save_file
 
 from infra.cluster import cluster
 from infra.configuration import digest, to_dict
-from infra.errors import UnreadableSource
+from infra.errors import BadValue, UnreadableSource
 from pipelines.parallel import spread
+from pipelines.prepare_finish import Prepared, finish
+from pipelines.prepare_pictures import Cut, backend_of, cut
 from pipelines.prepare_recipes import PrepareRecipe
+from pipelines.prepare_shards import Plan, pixels, shard_path, write_empty, write_shard
 from pipelines.progress import Reporter
-from stages.decode import decode
-from stages.models.backend import load_embedder
-from stages.types import RGB
-from training.crops import aligned, aligned_landmarks_px, aligned_mask, square
-from training.features import Features, write_index
-from training.nets.codec import Codec, PatchCodec, load_codec
+from training.features import EMPTY_FILE
+from training.nets.codec import BESIDE, CODEC_FILE, PatchCodec
+from training.nets.references import CODEC_PARTS, IMAGE_PARTS, TEXT_PARTS, weights_version
 
-CODEC_FILE = "codec.safetensors"
 FIT_ROWS = 1024
 """Pictures that the patch code is fitted to."""
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """How it ended."""
-
-    path: str
-    samples: int
-    people: int
-    left_out: int
-    """Corpus rows without a face, which have no identity to learn."""
-
-
-def prepare(recipe: PrepareRecipe, out: str, console: Console, address: str = "") -> Prepared:
+def prepare(
+    recipe: PrepareRecipe,
+    out: str,
+    console: Console,
+    address: str = "",
+    gpus_per_task: float = 0.0,
+) -> Prepared:
     """Write the features of a corpus into ``out``; go on where an earlier try stopped.
+
+    Weights of ``file:`` references count by their bytes: altered ones are prepared with anew.
+
+    Args:
+        recipe: What to make.
+        out: Folder for the features.
+        console: Where progress is shown.
+        address: Of a Ray cluster; empty: as ``infra.cluster.cluster`` finds one.
+        gpus_per_task: GPUs that each task takes, 0.25 for four tasks on one; 0: all on CPUs.
 
     Raises:
         UnreadableSource: The corpus is no finished export, or nobody in it has a face.
+        BadInput: The corpus mixes identity encoders, a recipe's value does not fit it, weights
+            cannot be had, or there is no GPU.
     """
     files = _corpus_files(recipe.corpus)
+    embedder = _embedder(files, recipe)
     corpus = digest([[path.name, path.stat().st_size] for path in files])
     folder = Path(out)
-    wanted = digest(to_dict(recipe), corpus)
+    weights = _weights(recipe)
+    wanted = digest(to_dict(recipe), corpus, weights)
     marker = folder / "prepare.json"
     if not marker.exists() or json.loads(marker.read_text())["fingerprint"] != wanted:
         _clear(folder)
     (folder / "shards").mkdir(parents=True, exist_ok=True)
     about = {"fingerprint": wanted, "recipe": to_dict(recipe), "corpus": corpus}
     marker.write_text(json.dumps(about, indent=2) + "\n")
-    codec = _codec(recipe, folder, files)
+    codec = recipe.codec
+    if codec == "patches":
+        codec = _fit(recipe, folder, files)
+        weights["codec"] = weights_version(f"file:{folder / CODEC_FILE}", ())
+    device = "cuda" if gpus_per_task else "cpu"
+    plan = Plan(recipe, folder.absolute(), codec, tuple(sorted(weights.items())), device)
 
     reporter, total = Reporter(console), sum(pq.read_metadata(f).num_rows for f in files)
-    todo = [(n, f) for n, f in enumerate(files) if not _shard(folder, n).exists()]
+    todo = [(n, f.absolute()) for n, f in enumerate(files) if not shard_path(folder, n).exists()]
     before = total - sum(pq.read_metadata(f).num_rows for _, f in todo)
     with cluster(address) as cpus, reporter.job("prepare", total, before):
+        _require_gpus(gpus_per_task)
+        encoded = recipe.text_encoder or recipe.image_encoder
+        if encoded and not (folder / EMPTY_FILE).exists():
+            list(spread(write_empty, [EMPTY_FILE], plan, at_once=1, num_gpus=gpus_per_task))
         done = 0
-        for rows in spread(write_shard, todo, recipe, codec, folder, at_once=cpus):
+        for rows in spread(write_shard, todo, plan, at_once=cpus, num_gpus=gpus_per_task):
             done += rows
             reporter.rows(done)
-    return _finish(recipe, corpus, codec, folder, total)
+    return replace(finish(plan, corpus, embedder), path=out)
 
 
 def _corpus_files(corpus: str) -> list[Path]:
@@ -85,157 +96,71 @@ def _corpus_files(corpus: str) -> list[Path]:
     )
 
 
+def _embedder(files: list[Path], recipe: PrepareRecipe) -> str:
+    """Find the one identity encoder of a corpus."""
+    found: set[str] = set()
+    for path in files:
+        table = pq.read_table(path, columns=["num_faces", "embedder"])
+        found |= {row["embedder"] for row in table.to_pylist() if row["num_faces"]}
+    if not found:
+        raise UnreadableSource(recipe.corpus, "nobody in it has a face", "Curate it differently.")
+    if len(found) > 1:
+        raise UnreadableSource(
+            recipe.corpus,
+            f"its identity vectors are of several encoders: {', '.join(sorted(found))}",
+            "Vectors of two encoders cannot be compared: curate all of it with one.",
+        )
+    (embedder,) = found
+    if recipe.crop == "aligned" and backend_of(embedder) != "dlib":
+        raise BadValue(
+            "crop", recipe.crop, f"it needs dlib's landmarks, and the corpus is of {embedder!r}."
+        )
+    return embedder
+
+
+def _weights(recipe: PrepareRecipe) -> dict[str, str]:
+    """Say which weights stand behind the references of a recipe, now."""
+    references = {
+        "codec": ("" if recipe.codec == "patches" else recipe.codec, CODEC_PARTS),
+        "text_encoder": (recipe.text_encoder, TEXT_PARTS),
+        "image_encoder": (recipe.image_encoder, IMAGE_PARTS),
+    }
+    return {
+        name: weights_version(reference, parts)
+        for name, (reference, parts) in references.items()
+        if reference
+    }
+
+
 def _clear(folder: Path) -> None:
     """Remove what another recipe or corpus left."""
-    for name in ("features.json", "index.parquet", CODEC_FILE):
+    for name in ("features.json", "index.parquet", CODEC_FILE, EMPTY_FILE):
         (folder / name).unlink(missing_ok=True)
     for path in (folder / "shards").glob("*"):
         path.unlink()
 
 
-def _shard(folder: Path, number: int) -> Path:
-    return folder / f"shards/shard-{number:05d}.safetensors"
-
-
-def _codec(recipe: PrepareRecipe, folder: Path, files: list[Path]) -> str:
-    """Return the codec's reference; fit and write the patch code if that is asked for."""
-    if recipe.codec != "patches":
-        return recipe.codec
+def _fit(recipe: PrepareRecipe, folder: Path, files: list[Path]) -> str:
+    """Fit the patch code to the corpus and write it, if it is not there; return its reference."""
     if not (folder / CODEC_FILE).exists():
-        pictures: list[RGB] = []
+        cuts: list[Cut] = []
         for path in files:
-            pictures += _pictures(pq.read_table(path).to_pylist(), recipe)[0]
-            if len(pictures) >= FIT_ROWS:
+            rows = pq.read_table(path).to_pylist()
+            cuts += [cut(row, recipe) for row in rows if row["num_faces"]]
+            if len(cuts) >= FIT_ROWS:
                 break
         codec = PatchCodec()
-        codec.fit(_tensor(pictures[:FIT_ROWS]))
-        codec.save(folder / CODEC_FILE)
-    return f"file:{CODEC_FILE}"
+        codec.fit(pixels([each.picture for each in cuts[:FIT_ROWS]]))
+        beside = folder / f"{CODEC_FILE}.part"
+        codec.save(beside)
+        beside.replace(folder / CODEC_FILE)
+    return BESIDE
 
 
-def write_shard(place: tuple[int, Path], recipe: PrepareRecipe, codec: str, folder: Path) -> int:
-    """Prepare one exported file; return how many rows it has."""
-    number, path = place
-    torch.set_num_threads(1)
-    every = pq.read_table(path).to_pylist()
-    rows = [row for row in every if row["num_faces"]]
-    coder = load_codec(codec, folder)
-    parts: dict[str, list[torch.Tensor]] = defaultdict(list)
-    for start in range(0, len(rows), recipe.batch_rows):
-        for name, tensor in _features(
-            rows[start : start + recipe.batch_rows], recipe, coder
-        ).items():
-            parts[name].append(tensor)
-    tensors = {name: torch.cat(each).contiguous() for name, each in parts.items()}
-    people = [_person(row, recipe) for row in rows]
-    about = {"ids": [row["id"] for row in rows], "people": people,
-             "captions": [row["caption"] for row in rows],
-             "embedder": rows[0]["embedder"] if rows else ""}  # fmt: skip
-    target = _shard(folder, number)
-    beside = target.with_suffix(".part")
-    save_file(tensors, beside, {"rows": json.dumps(about)})
-    beside.replace(target)
-    return len(every)
+def _require_gpus(per_task: float) -> None:
+    """Refuse what Ray would wait for without end."""
+    import ray
 
-
-def _person(row: dict[str, Any], recipe: PrepareRecipe) -> str:
-    """Name whose photograph a row is; without a label everybody is somebody else."""
-    return str(row["label"]) if recipe.people == "label" and row["label"] else str(row["id"])
-
-
-@torch.inference_mode()
-def _features(
-    rows: list[dict[str, Any]], recipe: PrepareRecipe, codec: Codec
-) -> dict[str, torch.Tensor]:
-    pictures, landmarks = _pictures(rows, recipe)
-    latents = codec.encode(_tensor(pictures))
-    _, _, height, width = latents.shape
-    if recipe.crop == "aligned":
-        masks = np.stack([aligned_mask(height, width)] * len(rows))
-    else:
-        masks = np.stack([_hull(points, recipe.image_px, height, width) for points in landmarks])
-    vectors = np.array([row["face_embeddings"][0] for row in rows], np.float32)
-    return {
-        "latents": latents.half(),
-        "identity": torch.from_numpy(vectors),
-        "landmarks": torch.from_numpy(np.stack(landmarks).astype(np.float32)),
-        "mask": torch.from_numpy(masks).half(),
-    }
-
-
-def _pictures(
-    rows: list[dict[str, Any]], recipe: PrepareRecipe
-) -> tuple[list[RGB], list[np.ndarray]]:
-    """Cut the training picture of every row, and say where its landmarks lie in it."""
-    pictures: list[RGB] = []
-    landmarks: list[np.ndarray] = []
-    for row in rows:
-        if not row["num_faces"]:
-            continue
-        decoded = decode(row["blob"], work_px=4096)
-        points = np.array(row["face_landmarks_px"][0], np.float32).reshape(5, 2)
-        points = points * (decoded.pixels.shape[1] / decoded.width_px)
-        if recipe.crop == "aligned":
-            chips = load_embedder("dlib", "", "cpu").align(decoded.pixels, points[None])
-            pictures += aligned(chips, recipe.image_px)
-            landmarks.append(aligned_landmarks_px(recipe.image_px))
-        else:
-            box = np.array(row["face_boxes_px"][0], np.float32)
-            box = box * (decoded.pixels.shape[1] / decoded.width_px)
-            cut, scale, left, top = square(decoded.pixels, box, recipe.image_px)
-            pictures.append(cut)
-            landmarks.append((points - [left, top]) * scale)
-    return pictures, landmarks
-
-
-def _hull(points: np.ndarray, image_px: int, height: int, width: int) -> np.ndarray:
-    """Draw an ellipse around five landmarks: about the face, from brow to chin."""
-    low, high = points.min(0), points.max(0)
-    centre, reach = (low + high) / 2, np.maximum((high - low), 1.0)
-    y, x = np.mgrid[:height, :width].astype(np.float32) + 0.5
-    across = (x * image_px / width - centre[0]) / reach[0]
-    down = (y * image_px / height - centre[1]) / (1.6 * max(reach))
-    return np.asarray(across**2 + down**2 <= 1, dtype=np.float32)
-
-
-def _tensor(pictures: list[RGB]) -> torch.Tensor:
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
-
-
-def _finish(recipe: PrepareRecipe, corpus: str, codec: str, folder: Path, total: int) -> Prepared:
-    """Write the index and, last, what the features are."""
-    from safetensors import safe_open
-
-    index: list[dict[str, object]] = []
-    vectors, embedder, shape = [], "", (0, 0, 0)
-    for path in sorted((folder / "shards").glob("*.safetensors")):
-        with safe_open(path, framework="pt") as held:
-            about = json.loads(held.metadata()["rows"])
-            if not about["ids"]:
-                continue
-            vectors.append(held.get_tensor("identity").numpy())
-            shape, embedder = tuple(held.get_slice("latents").get_shape()[1:]), about["embedder"]
-        number = int(path.stem.removeprefix("shard-"))
-        places = zip(about["ids"], about["people"], about["captions"], strict=True)
-        index += [
-            {"id": id_, "person": person, "caption": caption, "shard": number, "row": row}
-            for row, (id_, person, caption) in enumerate(places)
-        ]
-    if not index:
-        raise UnreadableSource(recipe.corpus, "nobody in it has a face", "Curate it differently.")
-    every = np.concatenate(vectors)
-    write_index(folder, index)
-    Features(
-        corpus=corpus,
-        image_px=recipe.image_px,
-        codec=codec,
-        latent_shape=shape,
-        text_shape=(0, 0),
-        identity_dim=every.shape[1],
-        embedder=embedder,
-        backend="dlib" if embedder.startswith("dlib") else "insightface",
-        identity_mean=tuple(every.mean(0).tolist()),
-        identity_std=tuple((every.std(0) + 1e-6).tolist()),
-    ).write(folder)
-    people = len({row["person"] for row in index})
-    return Prepared(str(folder), len(index), people, total - len(index))
+    there = ray.cluster_resources().get("GPU", 0.0)
+    if per_task > there:
+        raise BadValue("gpus_per_task", per_task, f"the cluster has {there:g} GPUs; give 0.")

@@ -6,6 +6,7 @@ from typing import Literal
 
 from infra.configuration import named
 from infra.errors import BadValue
+from training.aspects import aspect_sizes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -15,15 +16,31 @@ class PrepareRecipe:
     name: str
     corpus: str = ""
     """Folder of a curation run, or its export folder."""
-    crop: Literal["aligned", "square"] = "square"
-    """aligned: the face upright and centred, as its encoder sees it; square: the picture's middle,
-    or where the main face is."""
+    crop: Literal["aligned", "cover", "portrait"] = "cover"
+    """aligned: the face upright and centred, as dlib's encoder sees it; cover: the largest part
+    that has the wanted shape, with the main face as near to its middle as the edges allow;
+    portrait: the square twice as large as the main face."""
     image_px: int = 512
+    aspects: tuple[str, ...] = ("1:1",)
+    """cover: shapes, width:height, of about image_px squared; each picture goes to the nearest."""
+    max_enlarge: float = 2.0
+    """cover, portrait: leave out, and count, pictures that would be enlarged more times than
+    this; 0: leave none out."""
     codec: str = "random:sd15"
     """`patches`: a linear code fitted to the corpus; otherwise the weights of an autoencoder."""
-    people: Literal["label", "self"] = "label"
-    """Whose photographs belong together: by the source's label, or each only to itself."""
+    text_encoder: str = ""
+    """Weights that read the captions, `random:<preset>` or `file:<pipeline folder>`; empty: no
+    text. An empty caption is the empty prompt."""
+    image_encoder: str = ""
+    """CLIP weights that see the aligned face, for IP-Adapter-FaceID-Plus; empty: none."""
+    people: Literal["label", "self", "embedding"] = "label"
+    """Whose photographs belong together: by the source's label; each only to itself; or those that
+    are all one person to the identity encoder (see training.people)."""
+    same_person_below: float = 0.0
+    """embedding: distance under which two photographs show one person; 0: what the encoder's
+    author says. The more people, the more strangers are that near: lower it for large corpora."""
     batch_rows: int = 32
+    """Pictures that the models see at once: what bounds memory."""
 
     def __post_init__(self) -> None:
         if self.image_px % 8 or self.image_px < 32:
@@ -32,6 +49,17 @@ class PrepareRecipe:
             raise BadValue(
                 "image_px", self.image_px, "an aligned face has 128 px, give up to that."
             )
+        if not aspect_sizes(self.aspects, self.image_px):
+            raise BadValue("aspects", self.aspects, "give at least one, such as '1:1'.")
+        if self.crop != "cover" and self.aspects != ("1:1",):
+            raise BadValue("aspects", self.aspects, "only `cover` has other shapes than '1:1'.")
+        if self.codec == "patches" and len(self.aspects) > 1:
+            raise BadValue("aspects", self.aspects, "the patch codec is fitted to one shape.")
+        for name in ("max_enlarge", "same_person_below"):
+            if getattr(self, name) < 0:
+                raise BadValue(name, getattr(self, name), "give 0 or more.")
+        if self.batch_rows < 1:
+            raise BadValue("batch_rows", self.batch_rows, "give 1 or more.")
 
 
 def lfw64() -> PrepareRecipe:
@@ -39,12 +67,37 @@ def lfw64() -> PrepareRecipe:
     return PrepareRecipe(name="lfw64", crop="aligned", image_px=64, codec="patches")
 
 
+def tiny() -> PrepareRecipe:
+    """Pictures of 64 px for tiny random models: what tests and a first try are prepared with."""
+    return PrepareRecipe(
+        name="tiny",
+        image_px=64,
+        codec="random:tiny-sd",
+        text_encoder="random:tiny-sd",
+        image_encoder="random:tiny-clip",
+    )
+
+
 def sd15() -> PrepareRecipe:
-    """Square pictures at 512 px as latents of Stable Diffusion 1.5."""
-    return PrepareRecipe(name="sd15")
+    """Squares of 512 px and captions for Stable Diffusion 1.5; give your weights as file:."""
+    return PrepareRecipe(name="sd15", text_encoder="random:sd15", batch_rows=8)
 
 
-RECIPES: dict[str, Callable[[], PrepareRecipe]] = {make.__name__: make for make in (lfw64, sd15)}
+def sdxl() -> PrepareRecipe:
+    """Seven shapes of about 1024 px squared and captions for SDXL; give your weights as file:."""
+    return PrepareRecipe(
+        name="sdxl",
+        image_px=1024,
+        aspects=("1:1", "4:3", "3:4", "3:2", "2:3", "16:9", "9:16"),
+        codec="random:sdxl",
+        text_encoder="random:sdxl",
+        batch_rows=2,
+    )
+
+
+RECIPES: dict[str, Callable[[], PrepareRecipe]] = {
+    make.__name__: make for make in (tiny, lfw64, sd15, sdxl)
+}
 
 
 def recipe(name: str) -> PrepareRecipe:

@@ -2,11 +2,12 @@
 
 Every choice (order, reference, noise, time, drop) follows from the seed and the position of the
 sample in the run, so a run can be resumed in the middle, on another number of workers, and see what
-it would have seen.
+it would have seen. ``training.order`` says which sample comes when.
 """
 
 from collections import defaultdict
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -15,13 +16,18 @@ from torch import Tensor
 
 from infra.errors import BadValue
 from training.features import Prepared
+from training.order import Order
 from training.recipes import TrainRecipe
 
-_READ = ("latents", "landmarks", "mask")
+_OF_TARGET = ("latents", "landmarks", "mask", "text", "pooled", "size")
+_OF_REFERENCE = ("identity", "image")
 
 
 class Batches:
-    """The batches of a run, by step."""
+    """The batches of a run, by step.
+
+    One thread reads ahead: while a step is computed, the next one of the same worker is read.
+    """
 
     def __init__(
         self, prepared: Prepared, samples: Int64[np.ndarray, " samples"], recipe: TrainRecipe
@@ -32,39 +38,46 @@ class Batches:
         self._photos: dict[str, list[int]] = defaultdict(list)
         for sample in samples.tolist():
             self._photos[prepared.people[sample]].append(sample)
-        self._epoch, self._order = -1, samples
+        self._order = Order(samples, prepared.buckets[samples], recipe.batch, recipe.seed)
+        # All reading happens on this thread. Its number of threads is its own, as in torch's
+        # pinning thread; more would take cores from the step that is being computed.
+        self._reader = ThreadPoolExecutor(1, "batches", torch.set_num_threads, (1,))
+        self._ahead: dict[tuple[int, int, int], Future[list[dict[str, Tensor]]]] = {}
 
     def micro(self, step: int, rank: int = 0, world: int = 1) -> Iterator[dict[str, Tensor]]:
         """Yield the microbatches of one worker in one step."""
-        share = self.recipe.batch // world
-        first = step * self.recipe.batch + rank * share
-        size = min(self.recipe.microbatch, share)
-        for start in range(first, first + share, size):
-            yield self._read(np.arange(start, start + size))
+        wanted = self._ahead.pop((step, rank, world), None)
+        wanted = wanted or self._reader.submit(self._step, step, rank, world)
+        following = (step + 1, rank, world)
+        asked = step + 1 < self.recipe.steps
+        self._ahead = {following: self._reader.submit(self._step, *following)} if asked else {}
+        yield from wanted.result()
 
-    def _read(self, positions: Int64[np.ndarray, " batch"]) -> dict[str, Tensor]:
+    def _step(self, step: int, rank: int, world: int) -> list[dict[str, Tensor]]:
+        """Read all microbatches of one worker in one step."""
+        share = self.recipe.batch // world
+        mine = slice(rank * share, (rank + 1) * share)
+        targets = self._order.at(step)[mine]
+        positions = np.arange(self.recipe.batch)[mine] + step * self.recipe.batch
+        size = min(self.recipe.microbatch, share)
+        return [
+            self._read(targets[at : at + size], positions[at : at + size])
+            for at in range(0, share, size)
+        ]
+
+    def _read(
+        self, targets: Int64[np.ndarray, " batch"], positions: Int64[np.ndarray, " batch"]
+    ) -> dict[str, Tensor]:
         """Read the samples at some positions of the run, and draw what is random of them."""
-        targets = np.array([self._sample(p) for p in positions.tolist()])
-        references = np.array(
-            [
-                self._reference(t, p)
-                for t, p in zip(targets.tolist(), positions.tolist(), strict=True)
-            ]
-        )
-        batch = {name: self.prepared.read(name, targets) for name in _READ}
-        if self.prepared.features.text_shape[0]:
-            batch["text"] = self.prepared.read("text", targets)
-        batch["identity"] = self.prepared.read("identity", references)
+        pairs = zip(targets.tolist(), positions.tolist(), strict=True)
+        references = np.array([self._reference(t, p) for t, p in pairs], np.int64)
+        there = self.prepared.names
+        batch = {name: self.prepared.read(name, targets) for name in _OF_TARGET if name in there}
+        for name in _OF_REFERENCE:
+            if name in there:
+                batch[name] = self.prepared.read(name, references)
         batch["target_identity"] = self.prepared.read("identity", targets)
         return batch | self._draw(positions, batch["latents"].shape[1:])
-
-    def _sample(self, position: int) -> int:
-        """Return the sample at a position: every epoch is a permutation of its own."""
-        epoch, place = divmod(position, len(self.samples))
-        if epoch != self._epoch:
-            rng = np.random.default_rng([self.recipe.seed, epoch])
-            self._epoch, self._order = epoch, rng.permutation(self.samples)
-        return int(self._order[place])
 
     def _reference(self, target: int, position: int) -> int:
         """Choose another photograph of the same person; a single one refers to itself."""

@@ -4,11 +4,16 @@ A folder holds ``features.json`` (a ``Features``), ``index.parquet`` (one row pe
 ``person``, ``caption``, ``shard``, ``row``) and ``shards/shard-00000.safetensors``, each with one
 tensor per feature whose first axis is the rows. Safetensors are mapped into memory: a row is read
 without reading the shard.
+
+With aspect buckets pictures differ in shape, so ``latents`` and ``mask`` are held once per bucket,
+as ``latents.0``, ``latents.1``, ...; the index then also says ``bucket`` and ``place``, the row in
+these. With an encoder there is ``empty.safetensors``: what it says of the empty prompt or picture.
 """
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +23,14 @@ import pyarrow.parquet as pq
 import torch
 from jaxtyping import Int64
 from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 from infra.errors import UnreadableSource
+
+EMPTY_FILE = "empty.safetensors"
+SHAPED = ("latents", "mask")
+"""Features whose shape differs between aspect buckets."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +40,11 @@ class Features:
     corpus: str
     """Digest of the corpus that the features were made from."""
     image_px: int
-    """Side of the square pictures behind the latents."""
+    """Side of the square pictures behind the latents; with buckets, the root of their area."""
     codec: str
     """Weights that turn pictures into latents and back: ``file:`` or ``random:`` reference."""
     latent_shape: tuple[int, int, int]
+    """Channels, rows, columns; with buckets, those of the first."""
     text_shape: tuple[int, int]
     """Tokens and width of the text features; (0, 0) where there are none."""
     identity_dim: int
@@ -43,10 +54,24 @@ class Features:
     """``dlib`` or ``insightface``: who measures identity when pictures are evaluated."""
     identity_mean: tuple[float, ...]
     identity_std: tuple[float, ...]
+    pooled_dim: int = 0
+    """Width of the text encoder's pooled vector, as SDXL takes it; 0 where there is none."""
+    text_encoder: str = ""
+    """Reference of what made ``text`` and ``pooled``; empty where there is none."""
+    image_shape: tuple[int, int] = (0, 0)
+    """Tokens and width of the image encoder's states of the face; (0, 0) where there are none."""
+    image_encoder: str = ""
+    """Reference of what made ``image``; empty where there is none."""
+    latent_shapes: tuple[tuple[int, int, int], ...] = ()
+    """One latent shape per aspect bucket; empty: all latents have ``latent_shape``."""
+    weights: dict[str, str] = field(default_factory=dict)
+    """What stood behind each reference: sha256 of ``file:`` weights, ``random:<preset>#<seed>``."""
 
     def write(self, folder: Path) -> None:
-        """Write ``features.json``."""
-        (folder / "features.json").write_text(json.dumps(asdict(self), indent=2) + "\n")
+        """Write ``features.json``, whole or not at all."""
+        beside = folder / "features.json.part"
+        beside.write_text(json.dumps(asdict(self), indent=2) + "\n")
+        beside.replace(folder / "features.json")
 
     @staticmethod
     def read(folder: Path) -> "Features":
@@ -61,36 +86,88 @@ class Features:
                 str(folder), "it has no features.json", "Make it with `visage prepare`."
             )
         held: dict[str, Any] = json.loads(path.read_text())
-        held = {key: tuple(v) if isinstance(v, list) else v for key, v in held.items()}
-        return Features(**held)
+        return Features(**{key: _tuples(value) for key, value in held.items()})
+
+
+def _tuples(value: Any) -> Any:  # noqa: ANN401 - what JSON holds
+    """Turn JSON's lists back into tuples."""
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
 class Prepared:
-    """Samples by number, in the order of their ids."""
+    """Samples by number, in the order of their ids.
+
+    Attributes:
+        ids: Of the samples, ascending.
+        people: Whose photograph each is.
+        buckets: The aspect bucket of each; all 0 without buckets.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.features = folder, Features.read(folder)
         index = pq.read_table(folder / "index.parquet").sort_by("id")
         self.ids: list[str] = index["id"].to_pylist()
         self.people: list[str] = index["person"].to_pylist()
-        self._shards: list[int] = index["shard"].to_pylist()
-        self._rows: list[int] = index["row"].to_pylist()
-        self._open: dict[int, Any] = {}
+        self._shards = index["shard"].to_numpy()
+        self._rows = index["row"].to_numpy()
+        bucketed = bool(self.features.latent_shapes)
+        self.buckets: Int64[np.ndarray, " samples"] = (
+            index["bucket"].to_numpy() if bucketed else np.zeros(len(index), dtype=np.int64)
+        )
+        self._places = index["place"].to_numpy() if bucketed else self._rows
+        self._tensors: dict[tuple[int, str], Tensor] = {}
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def read(self, name: str, samples: Int64[np.ndarray, " samples"]) -> Tensor:
-        """Return one feature of some samples, stacked, as float32."""
-        rows = [self._slice(self._shards[i], self._rows[i], name) for i in samples.tolist()]
-        return torch.stack(rows).float()
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """The features that every sample has."""
+        with safe_open(self._path(int(self._shards[0])), framework="pt") as held:
+            return frozenset(name.partition(".")[0] for name in held.keys())  # noqa: SIM118
 
-    def _slice(self, shard: int, row: int, name: str) -> Tensor:
-        if shard not in self._open:
-            path = self.folder / f"shards/shard-{shard:05d}.safetensors"
-            self._open[shard] = safe_open(path, framework="pt")
-        held: Tensor = self._open[shard].get_slice(name)[row]
-        return held
+    def read(self, name: str, samples: Int64[np.ndarray, " samples"]) -> Tensor:
+        """Return one feature of some samples, stacked, as float32.
+
+        Args:
+            name: Of the feature, as ``training.method.Batch`` lists them.
+            samples: Numbers of samples; for ``latents`` and ``mask`` all of one bucket.
+        """
+        rows = self._rows
+        if self.features.latent_shapes and name in SHAPED:
+            name, rows = f"{name}.{self.buckets[samples[0]]}", self._places
+        shards, wanted = self._shards[samples], torch.from_numpy(rows[samples])
+        parts: list[Tensor] = []
+        order: list[Int64[np.ndarray, " rows"]] = []
+        for shard in np.unique(shards).tolist():
+            here = np.flatnonzero(shards == shard)
+            parts.append(self._tensor(shard, name)[wanted[here]])
+            order.append(here)
+        back = torch.from_numpy(np.argsort(np.concatenate(order)))
+        return torch.cat(parts)[back].float()
+
+    def _tensor(self, shard: int, name: str) -> Tensor:
+        """Map one feature of a shard into memory; its pages are read when they are asked for."""
+        if (shard, name) not in self._tensors:
+            with safe_open(self._path(shard), framework="pt") as held:
+                self._tensors[shard, name] = held.get_tensor(name)
+        return self._tensors[shard, name]
+
+    def _path(self, shard: int) -> Path:
+        return self.folder / f"shards/shard-{shard:05d}.safetensors"
+
+    def empty(self) -> dict[str, Tensor]:
+        """Return what stands for dropped conditions.
+
+        Returns:
+            ``text`` (tokens x width) and, if the encoder pools, ``pooled`` (width): the states of
+            the empty prompt; ``image`` (tokens x width): of the empty picture. As float32; only
+            what was prepared.
+        """
+        path = self.folder / EMPTY_FILE
+        if not path.exists():
+            return {}
+        return {name: tensor.float() for name, tensor in load_file(path).items()}
 
     def split(
         self, heldout_share: float
@@ -114,5 +191,7 @@ def _lot(person: str) -> float:
 
 
 def write_index(folder: Path, rows: list[dict[str, object]]) -> None:
-    """Write ``index.parquet``."""
-    pq.write_table(pa.Table.from_pylist(rows), folder / "index.parquet")
+    """Write ``index.parquet``, whole or not at all."""
+    beside = folder / "index.parquet.part"
+    pq.write_table(pa.Table.from_pylist(rows), beside)
+    beside.replace(folder / "index.parquet")

@@ -3,13 +3,24 @@
 import json
 import sys
 from dataclasses import asdict, dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.console import Console
 
 from pipelines.commands.flags import list_recipes, parse, starting_recipe
 from pipelines.prepare_recipes import RECIPES, PrepareRecipe, recipe
+
+if TYPE_CHECKING:
+    from pipelines.prepare_finish import Prepared
+
+_TRAINS = {
+    "lfw64": "lfw64",
+    "tiny": "tiny",
+    "sd15": "ip_adapter_faceid_sd15",
+    "sdxl": "ip_adapter_faceid_sdxl_8xh200",
+}
+"""The training recipe that goes with each of ours."""
 
 HELP = """\
 usage: visage prepare RECIPE --corpus RUN --out FOLDER [settings]
@@ -30,6 +41,8 @@ class Arguments:
     """Folder for the features."""
     address: str = ""
     """A Ray cluster to work on; empty: RAY_ADDRESS, or this machine."""
+    gpus_per_task: float = 0.0
+    """GPUs that each task takes: 0.25 lets four share one; 0: everything on CPUs."""
     json: bool = False
     """End with one JSON object on the last line."""
 
@@ -44,12 +57,34 @@ def main(arguments: list[str]) -> int:
     from pipelines.prepare import prepare
 
     console = Console(stderr=asked.json, highlight=False)
-    done = prepare(asked.recipe, asked.out, console, asked.address)
+    done = prepare(asked.recipe, asked.out, console, asked.address, asked.gpus_per_task)
     console.print(
         f"{done.samples:,} samples of {done.people:,} people are in {done.path}; "
-        f"{done.left_out:,} rows have no face.\n\nNext: visage train lfw64 --data.path {done.path}",
+        f"{done.left_out:,} rows have no face.",
         soft_wrap=True,
     )
+    for line in _remarks(done, asked.recipe):
+        console.print(line, soft_wrap=True)
+    trains = _TRAINS.get(asked.recipe.name, "RECIPE")
+    console.print(f"\nNext: visage train {trains} --data.path {done.path}", soft_wrap=True)
     if asked.json:
         sys.stdout.write(json.dumps(asdict(done)) + "\n")
     return 0
+
+
+def _remarks(done: "Prepared", recipe: PrepareRecipe) -> list[str]:
+    """Say what a user may not expect, with its cure."""
+    said: list[str] = []
+    if done.too_small:
+        said.append(
+            f"{done.too_small:,} rows were left out: they would be enlarged more than "
+            f"{recipe.max_enlarge:g} times (--max-enlarge)."
+        )
+    if done.enlarged:
+        said.append(f"{done.enlarged:,} pictures were enlarged; they are softer than the others.")
+    if done.cut_captions:
+        said.append(
+            f"{done.cut_captions:,} captions are longer than {recipe.text_encoder} reads; "
+            "their ends were cut off."
+        )
+    return said

@@ -12,15 +12,21 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from infra.errors import UnreadableSource
+from infra.errors import BadValue, UnreadableSource
 from pipelines.prepare import prepare
-from pipelines.prepare_recipes import lfw64, sd15
+from pipelines.prepare_recipes import PrepareRecipe, lfw64, sdxl, tiny
 from stages.models.dlib_faces import DlibDetector, DlibEmbedder
 from training.features import Features, Prepared
 from training.identity import DlibEncoder
 from training.nets.codec import load_codec
+from training.nets.presets import load_vae
+from training.nets.text import load_text_encoder
+from training.nets.vision import load_image_encoder
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
+
+
+CAPTIONS = ["an astronaut", "", "a person " * 20, ""]
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +56,7 @@ def row(number, label, picture, found, vectors, embedder):
     return {
         "id": f"{number:04d}",
         "label": label,
-        "caption": "",
+        "caption": CAPTIONS[number],
         "blob": packed.getvalue(),
         "width_px": picture.width,
         "height_px": picture.height,
@@ -108,16 +114,171 @@ def test_a_lost_shard_is_prepared_again_and_nothing_else(prepared, corpus):
     assert lost.read_bytes() == bytes_
 
 
-def test_squares_become_latents_of_an_autoencoder(corpus, tmp_path):
-    recipe = replace(sd15(), image_px=64, codec="random:tiny-sd", people="self")
-    done = run(recipe, corpus, tmp_path)
-    held = Prepared(tmp_path)
+@pytest.fixture(scope="module")
+def small(corpus, local_ray, tmp_path_factory):  # noqa: ARG001 - Ray only has to be there
+    out = tmp_path_factory.mktemp("tiny")
+    return run(replace(tiny(), people="self"), corpus, out), Prepared(out)
+
+
+EVERY = np.arange(3)
+
+
+def test_pictures_become_latents_of_an_autoencoder(small):
+    done, held = small
     assert (done.people, held.features.latent_shape) == (3, (4, 16, 16))
-    landmarks = held.read("landmarks", np.arange(3))
+    landmarks = held.read("landmarks", EVERY)
     assert bool(((landmarks > 0) & (landmarks < 64)).all())
-    masks = held.read("mask", np.arange(3))
+    masks = held.read("mask", EVERY)
     assert bool(((masks.mean(dim=(1, 2)) > 0.01) & (masks.mean(dim=(1, 2)) < 0.9)).all())
-    assert torch.isfinite(held.read("latents", np.arange(3))).all()
+    assert torch.isfinite(held.read("latents", EVERY)).all()
+
+
+def test_captions_are_what_the_text_encoder_says_of_them(small):
+    done, held = small
+    assert held.features.text_shape == (77, 32)
+    assert held.features.text_encoder == "random:tiny-sd"
+    said, _ = load_text_encoder("random:tiny-sd").encode(CAPTIONS[:3])
+    torch.testing.assert_close(held.read("text", EVERY), said, atol=2e-3, rtol=1e-3)
+    assert done.cut_captions == 1
+    empty = held.empty()["text"]
+    torch.testing.assert_close(held.read("text", EVERY)[1], empty, atol=2e-3, rtol=1e-3)
+
+
+def test_the_image_encoder_sees_the_face(small):
+    _, held = small
+    assert held.features.image_shape == (17, 32)
+    image = held.read("image", EVERY)
+    alike, other = (image[0] - image[1]).norm(), (image[0] - image[2]).norm()
+    assert alike < other / 2, "two crops of one photograph show the same aligned face"
+    nobody = load_image_encoder("random:tiny-clip").empty()
+    torch.testing.assert_close(held.empty()["image"], nobody, atol=2e-3, rtol=1e-3)
+
+
+def test_sdxl_has_pooled_text_sizes_and_buckets(corpus, tmp_path):
+    recipe = replace(
+        sdxl(), image_px=64, aspects=("1:1", "3:2"), codec="random:tiny-sdxl",
+        text_encoder="random:tiny-sdxl",
+    )  # fmt: skip
+    wide = widened(corpus, tmp_path / "corpus", ["0000", "0002"])
+    done = run(recipe, wide, tmp_path / "out")
+    held = Prepared(tmp_path / "out")
+    assert (done.samples, held.features.pooled_dim) == (3, 32)
+    assert held.features.latent_shapes == ((4, 16, 16), (4, 12, 20))
+    assert held.buckets.tolist() == [1, 0, 1]
+    assert held.read("latents", np.array([0, 2])).shape == (2, 4, 12, 20)
+    assert held.read("mask", np.array([1])).shape == (1, 16, 16)
+    assert held.read("pooled", EVERY).shape == (3, 32)
+    assert held.empty().keys() == {"text", "pooled"}
+    sizes = held.read("size", EVERY).tolist()
+    assert [size[:2] for size in sizes] == [[512, 800], [340, 340], [460, 748]]
+    assert [size[4:] for size in sizes] == [[48, 80], [64, 64], [48, 80]]
+    landmarks = held.read("landmarks", EVERY)
+    edges = torch.tensor([[80.0, 48], [64, 64], [80, 48]])[:, None]
+    assert bool(((landmarks > 0) & (landmarks < edges)).all()), "the face stays inside"
+
+
+def widened(corpus, folder, ids):
+    """Copy a corpus with black beside some pictures, so that they are wide."""
+    (folder / "export/parquet").mkdir(parents=True)
+    for path in (corpus / "export/parquet").iterdir():
+        rows = pq.read_table(path).to_pylist()
+        for each in rows:
+            if each["id"] in ids:
+                picture = Image.open(io.BytesIO(each["blob"]))
+                wide = Image.new("RGB", (picture.width + 288, picture.height))
+                wide.paste(picture, (0, 0))
+                packed = io.BytesIO()
+                wide.save(packed, "PNG")
+                each |= {"blob": packed.getvalue(), "width_px": wide.width}
+        pq.write_table(pa.Table.from_pylist(rows), folder / "export/parquet" / path.name)
+    return folder
+
+
+def test_prepared_twice_the_bytes_are_the_same(corpus, tmp_path):
+    for name in ("one", "two"):
+        run(tiny(), corpus, tmp_path / name)
+    files = [p.relative_to(tmp_path / "one") for p in (tmp_path / "one").rglob("*") if p.is_file()]
+    assert len(files) == 6
+    for file in files:
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+def test_altered_weights_are_prepared_with_anew(corpus, tmp_path):
+    load_vae("random:tiny-sd").save_pretrained(tmp_path / "base/vae")
+    recipe = replace(tiny(), codec=f"file:{tmp_path / 'base'}", text_encoder="", image_encoder="")
+    run(recipe, corpus, tmp_path / "out")
+    before = Prepared(tmp_path / "out")
+    old = before.read("latents", EVERY).clone()
+    load_vae("random:tiny-sd", seed=1).save_pretrained(tmp_path / "base/vae")
+    run(recipe, corpus, tmp_path / "out")
+    after = Prepared(tmp_path / "out")
+    assert after.features.weights["codec"] != before.features.weights["codec"]
+    assert not after.read("latents", EVERY).equal(old)
+
+
+def test_people_without_labels_are_found_by_their_vectors(corpus, tmp_path):
+    recipe = replace(lfw64(), people="embedding")
+    done = run(recipe, corpus, tmp_path / "out")
+    assert done.people == 2
+    assert Prepared(tmp_path / "out").people == ["0000", "0000", "0002"]
+
+
+def test_what_would_be_enlarged_too_much_is_left_out_and_counted(corpus, tmp_path):
+    plain = replace(tiny(), text_encoder="", image_encoder="", image_px=512)
+    done = run(replace(plain, max_enlarge=1.2), corpus, tmp_path / "some")
+    assert (done.samples, done.too_small, done.enlarged, done.left_out) == (2, 1, 1, 1)
+    with pytest.raises(UnreadableSource, match=r"all 3 pictures .* more than 1 times"):
+        run(replace(plain, image_px=1024, max_enlarge=1.0), corpus, tmp_path / "none")
+
+
+def test_a_corpus_of_several_encoders_is_refused(corpus, tmp_path):
+    folder = widened(corpus, tmp_path / "corpus", [])
+    path = folder / "export/parquet/part-00001.parquet"
+    rows = pq.read_table(path).to_pylist()
+    pq.write_table(
+        pa.Table.from_pylist([each | {"embedder": "buffalo_l/w600k@0"} for each in rows]), path
+    )
+    with pytest.raises(UnreadableSource, match=r"several encoders: buffalo_l.*dlib"):
+        run(tiny(), folder, tmp_path / "out")
+
+
+def test_a_corpus_without_a_face_is_refused(corpus, tmp_path):
+    folder = widened(corpus, tmp_path / "corpus", [])
+    for path in (folder / "export/parquet").iterdir():
+        rows = pq.read_table(path).to_pylist()
+        pq.write_table(pa.Table.from_pylist([each | {"num_faces": 0} for each in rows]), path)
+    with pytest.raises(UnreadableSource, match="nobody in it has a face"):
+        run(lfw64(), folder, tmp_path / "out")
+
+
+def test_what_a_worker_refuses_is_said_without_its_traceback(corpus, tmp_path):
+    with pytest.raises(BadValue) as refused:
+        run(replace(tiny(), text_encoder="random:sd16"), corpus, tmp_path)
+    assert str(refused.value).startswith("weights cannot be 'random:sd16'")
+
+
+def test_gpus_that_are_not_there_are_not_waited_for(corpus, tmp_path):
+    with pytest.raises(BadValue, match="has 0 GPUs"):
+        prepare(
+            replace(lfw64(), corpus=str(corpus)), str(tmp_path), Console(file=StringIO()),
+            gpus_per_task=0.5,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"crop": "aligned"}, "an aligned face has 128 px"),
+        ({"crop": "portrait", "aspects": ("3:2",)}, "only `cover` has other shapes"),
+        ({"codec": "patches", "aspects": ("1:1", "3:2")}, "fitted to one shape"),
+        ({"aspects": ()}, "give at least one"),
+        ({"batch_rows": 0}, "give 1 or more"),
+        ({"max_enlarge": -1.0}, "give 0 or more"),
+    ],
+)
+def test_recipes_that_cannot_work_are_refused(change, why):
+    with pytest.raises(BadValue, match=why):
+        PrepareRecipe(name="mine", **change)
 
 
 def test_what_is_no_corpus_is_refused(tmp_path):

@@ -4,12 +4,18 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from training.features import Features, write_index
+from training.features import EMPTY_FILE, Features, write_index
 from training.nets.codec import PatchCodec
 
 
-def write_features(folder, *, people=6, photos=4, shape=(4, 8, 8), dim=8, text=(0, 0), codec=""):
-    """Write features of some people, each with an identity and latents that follow from it."""
+def write_features(
+    folder, *, people=6, photos=4, shape=(4, 8, 8), dim=8, text=(0, 0), codec="",
+    pooled=0, image=(0, 0), shapes=(),
+):  # fmt: skip
+    """Write features of some people, each with an identity and latents that follow from it.
+
+    With ``shapes`` there are as many aspect buckets, and samples go to them by turns.
+    """
     rng = torch.Generator().manual_seed(0)
     (folder / "shards").mkdir(parents=True)
     who = torch.randn(people, dim, generator=rng)
@@ -28,15 +34,34 @@ def write_features(folder, *, people=6, photos=4, shape=(4, 8, 8), dim=8, text=(
         }
         if text[0]:
             tensors["text"] = torch.randn(len(picked), *text, generator=rng)
+        if pooled:
+            tensors["pooled"] = torch.randn(len(picked), pooled, generator=rng)
+            tensors["size"] = torch.tensor([[64.0, 64, 0, 0, 64, 64]] * len(picked))
+        if image[0]:
+            tensors["image"] = torch.randn(len(picked), *image, generator=rng)
+        buckets = [row // 2 % max(len(shapes), 1) for row in picked]
+        for bucket, one in enumerate(shapes):
+            count = buckets.count(bucket)
+            tensors[f"latents.{bucket}"] = torch.randn(count, *one, generator=rng).half()
+            tensors[f"mask.{bucket}"] = torch.ones(count, *one[1:]).half()
+        if shapes:
+            del tensors["latents"], tensors["mask"]
         save_file(tensors, folder / f"shards/shard-{number:05d}.safetensors")
         for at, row in enumerate(picked):
-            place = {"shard": number, "row": at}
+            place = {"shard": number, "row": at, "bucket": buckets[at],
+                     "place": buckets[:at].count(buckets[at])}  # fmt: skip
             index.append({"id": f"{row:04d}", "person": f"p{row % people}", "caption": ""} | place)
     write_index(folder, index)
+    if text[0]:
+        empty = {"text": torch.randn(*text, generator=rng)}
+        empty |= {"pooled": torch.randn(pooled, generator=rng)} if pooled else {}
+        save_file(empty, folder / EMPTY_FILE)
     Features(
-        corpus="c0ffee", image_px=64, codec=codec, latent_shape=shape, text_shape=text,
-        identity_dim=dim, embedder="test@0", backend="dlib",
-        identity_mean=(0.0,) * dim, identity_std=(1.0,) * dim,
+        corpus="c0ffee", image_px=64, codec=codec, latent_shape=shapes[0] if shapes else shape,
+        text_shape=text, identity_dim=dim, embedder="test@0", backend="dlib",
+        identity_mean=(0.0,) * dim, identity_std=(1.0,) * dim, pooled_dim=pooled,
+        text_encoder="random:tiny-sd" if text[0] else "", image_shape=image,
+        image_encoder="random:tiny-clip" if image[0] else "", latent_shapes=shapes,
     ).write(folder)  # fmt: skip
     return folder
 

@@ -1,8 +1,16 @@
+import json
+
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from infra.errors import UnreadableSource
+from tests.training.conftest import write_features
 from training.features import Features, Prepared
+
+SHAPES = ((4, 8, 8), (4, 6, 10))
 
 
 def test_a_feature_is_read_by_sample_whatever_its_shard(features):
@@ -30,3 +38,55 @@ def test_without_a_share_nobody_is_held_out(features):
 def test_a_folder_that_was_not_prepared_is_refused_with_the_cure(tmp_path):
     with pytest.raises(UnreadableSource, match="visage prepare"):
         Features.read(tmp_path)
+
+
+def test_rows_of_many_shards_come_in_the_order_asked_for(features):
+    prepared = Prepared(features)
+    samples = np.array([7, 2, 2, 23, 0, 11])
+    together = prepared.read("latents", samples)
+    alone = [prepared.read("latents", np.array([sample]))[0] for sample in samples]
+    assert together.equal(torch.stack(alone))
+
+
+def test_latents_of_a_bucket_are_those_of_its_own_tensor(tmp_path):
+    prepared = Prepared(write_features(tmp_path / "f", shapes=SHAPES))
+    index = pq.read_table(tmp_path / "f/index.parquet").sort_by("id").to_pylist()
+    for bucket, shape in enumerate(SHAPES):
+        samples = np.flatnonzero(prepared.buckets == bucket)
+        latents = prepared.read("latents", samples)
+        assert latents.shape == (12, *shape)
+        row = index[samples[3]]
+        held = load_file(tmp_path / f"f/shards/shard-{row['shard']:05d}.safetensors")
+        assert latents[3].equal(held[f"latents.{bucket}"][row["place"]].float())
+        assert prepared.read("identity", samples[3:4])[0].equal(held["identity"][row["row"]])
+
+
+def test_what_stands_for_dropped_text_is_there_only_with_text(features, tmp_path):
+    assert Prepared(features).empty() == {}
+    prepared = Prepared(write_features(tmp_path / "t", text=(7, 32), pooled=16))
+    empty = prepared.empty()
+    assert {name: tuple(tensor.shape) for name, tensor in empty.items()} == {
+        "text": (7, 32),
+        "pooled": (16,),
+    }
+    assert prepared.names >= {"text", "pooled", "size"}
+
+
+def test_features_are_read_as_they_were_written(tmp_path):
+    written = Prepared(write_features(tmp_path / "t", image=(5, 32), shapes=SHAPES)).features
+    assert written.latent_shapes == SHAPES
+    assert Features.read(tmp_path / "t") == written
+
+
+def test_a_folder_of_before_there_were_buckets_and_encoders_is_still_read(features):
+    path = features / "features.json"
+    held = json.loads(path.read_text())
+    for new in ("pooled_dim", "text_encoder", "image_shape", "image_encoder", "latent_shapes",
+                "weights"):  # fmt: skip
+        del held[new]
+    path.write_text(json.dumps(held))
+    index = pq.read_table(features / "index.parquet").drop(["bucket", "place"])
+    pq.write_table(index, features / "index.parquet")
+    prepared = Prepared(features)
+    assert (prepared.features.pooled_dim, prepared.features.latent_shapes) == (0, ())
+    assert prepared.read("mask", np.array([0, 5])).shape == (2, 8, 8)
