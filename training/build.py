@@ -1,13 +1,21 @@
-"""From a recipe and prepared features to what the loop needs."""
+"""From a recipe and prepared features to what the loop needs; from an export to what draws."""
 
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
-from infra.errors import BadValue
+from infra.errors import BadValue, nearest
 from training.data import Batches
-from training.features import Prepared
+from training.exports import read_export
+from training.features import Features, Prepared
 from training.method import Method
 from training.recipes import TrainRecipe
+
+METHODS = {
+    "base": "training.methods.base:BaseGenerator",
+    "ip_adapter_faceid": "training.methods.ip_adapter_faceid:IPAdapterFaceID",
+}
+"""Every kind of method, with its class; each is imported only when it is asked for."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +42,34 @@ def build(recipe: TrainRecipe) -> Job:
 
 
 def make_method(recipe: TrainRecipe, prepared: Prepared) -> Method:
-    """Make a method; each is imported only when it is asked for."""
-    if recipe.method.kind == "base":
-        from training.methods.base import BaseGenerator
+    """Make a method, untrained.
 
-        return BaseGenerator.make(recipe, prepared.features, prepared.folder)
-    from training.methods.ip_adapter_faceid import IPAdapterFaceID
+    Raises:
+        BadInput: There is no such method, or it does not fit the features.
+    """
+    return _make(recipe, prepared.features, prepared.folder)
 
-    return IPAdapterFaceID.make(recipe, prepared.features)
+
+def load_export(folder: Path) -> Method:
+    """Make the method that an export was saved from, on the CPU, in evaluation.
+
+    Nothing but the export and its base model is needed.
+
+    Raises:
+        BadWeights: The folder is no export, or a file of it is missing, altered or a pickle; or
+            the base model is not what it was.
+        BadInput: The export is of a method, or has settings, that this version does not know.
+    """
+    export = read_export(folder)
+    method = _make(export.recipe, export.features, folder)
+    method.load(folder)
+    return method.eval()
+
+
+def _make(recipe: TrainRecipe, features: Features, folder: Path) -> Method:
+    kind = recipe.method.kind
+    if kind not in METHODS:
+        raise BadValue("method.kind", kind, f"there is no such method. {nearest(kind, METHODS)}")
+    module, _, name = METHODS[kind].partition(":")
+    method: Method = getattr(import_module(module), name)(recipe, features, folder)
+    return method

@@ -1,7 +1,7 @@
 """What the trainer asks of a method, and nothing more."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,32 +9,109 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from infra.errors import BadValue, VisageError
+from training.features import Features
+from training.nets.codec import Codec
+
 Batch = Mapping[str, Tensor]
 """One microbatch, by name; the first axis of every tensor is the samples. From the prepared
 features: ``latents`` (channels x height x width), ``identity`` (raw vector of the reference
-photograph), ``target_identity`` (of the photograph itself), ``text`` (tokens x dim),
-``landmarks`` (5 x 2, target picture's pixels), ``mask`` (latent height x width, 1 on the face).
-Drawn for the step, so that ``forward`` itself draws nothing: ``noise`` (as ``latents``),
-``time`` (uniform in 0 to 1) and ``drop`` (uniform in 0 to 1)."""
+photograph), ``target_identity`` (of the photograph itself), ``landmarks`` (5 x 2, target picture's
+pixels), ``mask`` (latent height x width, 1 on the face). If they were prepared: ``text`` (tokens x
+width), ``pooled`` (width; SDXL's pooled text), ``image`` (tokens x width; the image encoder's
+states of the face in the reference photograph), ``size`` (6, in px: height and width of the
+original, top and left of the crop, height and width of the target: the micro-conditions of
+arXiv:2307.01952, section 2.2). All samples of a microbatch have one latent shape. Drawn for the
+step, so that ``forward`` itself draws nothing: ``noise`` (as ``latents``), ``time`` (uniform in 0
+to 1) and ``drop`` (uniform in 0 to 1)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How pictures are drawn; said with every call, so that no call changes another."""
+
+    steps: int = 30
+    """Calls of the network, evenly over the 1,000 times."""
+    guidance: float = 2.0
+    """Strength of classifier-free guidance; 1 is none."""
+    scale: float = 1.0
+    """How much of the identity; an adapter at 0 gives exactly its base's own picture."""
+    start_step: int = 0
+    """First steps drawn without identity, so that the text decides the composition: the delayed
+    conditioning of FastComposer (arXiv:2305.10431)."""
+    strength: float = 1.0
+    """Of an edit: the share of the schedule that is drawn anew; 1 keeps nothing of the source."""
+    size_px: tuple[int, int] | None = None
+    """Height and width; None: as the features were prepared."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise BadValue("sampling.steps", self.steps, "give 1 or more.")
+        if not 0 <= self.start_step <= self.steps:
+            raise BadValue("sampling.start_step", self.start_step, f"give 0 to {self.steps}.")
+        if not 0 < self.strength <= 1:
+            raise BadValue("sampling.strength", self.strength, "give more than 0, up to 1.")
+
+
+AS_USUAL = Sampling()
+
+Random = torch.Generator | Sequence[torch.Generator]
+"""One generator for all samples together; or one each, and then a sample is the same picture alone
+and in any company."""
+
+Callback = Callable[[int, Tensor], bool]
+"""Called after each step with its number, from 0, and the estimate of the clean latents (samples x
+channels x rows x columns), which the codec can decode as a preview; True ends the drawing."""
 
 
 @dataclass(frozen=True)
 class Condition:
     """What a picture is to be of."""
 
-    identity: Float[Tensor, "samples dim"]
-    """Raw vectors, as the encoder gives them."""
+    identity: Float[Tensor, "samples *faces dim"]
+    """Raw vectors, as the encoder gives them; several reference faces per sample for methods that
+    take them."""
     text: Float[Tensor, "samples tokens width"] | None = None
-    """Hidden states of the prompt; None where the base takes no text."""
+    """Hidden states of the prompt; None: no prompt."""
+    pooled: Float[Tensor, "samples pooled"] | None = None
+    """Pooled states of the prompt, where the base takes them (SDXL)."""
+    image: Float[Tensor, "samples *faces patches channels"] | None = None
+    """The image encoder's states of each reference face, for methods that look at it too."""
+    negative_text: Float[Tensor, "samples tokens width"] | None = None
+    """What guidance leads away from; None: the empty prompt."""
+    negative_pooled: Float[Tensor, "samples pooled"] | None = None
+    source: Float[Tensor, "samples C H W"] | None = None
+    """Latents of pictures to edit; see ``Sampling.strength``. None: draw from nothing."""
+    mask: Float[Tensor, "samples H W"] | None = None
+    """Of an edit: 1 where to draw, 0 where the source stays; None: everywhere."""
+
+
+class Stopped(VisageError):
+    """Drawing was ended by its callback."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+        super().__init__(step)
+
+    def __str__(self) -> str:
+        return f"Drawing was stopped after step {self.step}, as asked; draw again for a picture."
 
 
 class Method(nn.Module, ABC):
     """A way to make a diffusion model keep one person's face.
 
-    To add a method write one file in ``training/methods`` with these four answers, then name it in
-    one recipe. Everything that the optimiser touches is inside this one module's ``forward``:
-    otherwise distributed training does not synchronise its gradients.
+    To add a method write one file in ``training/methods`` with these five answers, then name it in
+    ``training/build.py`` and in one recipe. Everything that the optimiser touches is inside this
+    one module's ``forward``: otherwise distributed training does not synchronise its gradients.
+
+    A method is made as ``Kind(recipe, features, folder)``, where the folder holds what stands
+    beside the features: a codec, the empty prompt. An export is such a folder too.
     """
+
+    features: Features
+    """What it was prepared for: the encoder whose vectors it takes, the sizes it draws."""
+    codec: Codec
+    """Between its latents and pictures."""
 
     @abstractmethod
     def trainable(self) -> dict[str, nn.Parameter]:
@@ -46,10 +123,40 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def generate(
-        self, condition: Condition, rng: torch.Generator, *, steps: int = 30, guidance: float = 2.0
+        self,
+        condition: Condition,
+        rng: Random,
+        sampling: Sampling = AS_USUAL,
+        *,
+        callback: Callback | None = None,
     ) -> Float[Tensor, "samples 3 height width"]:
-        """Draw one picture per row of ``condition``, RGB in 0 to 1."""
+        """Draw one picture per row of ``condition``, RGB in 0 to 1.
+
+        Not to be called by two threads at once on one method.
+
+        Raises:
+            Stopped: ``callback`` returned True.
+            BadValue: The condition or the sampling does not fit the method.
+        """
 
     @abstractmethod
     def save(self, folder: Path) -> None:
-        """Write what ``generate`` needs, safetensors only, and nothing that the optimiser needs."""
+        """Write what ``generate`` needs beside the base model, and nothing for the optimiser.
+
+        Safetensors only; ``training.build.load_export`` reads it.
+        """
+
+    @abstractmethod
+    def read(self, folder: Path) -> dict[str, Tensor]:
+        """Return the weights of ``trainable`` that ``save`` wrote there, on the CPU.
+
+        Raises:
+            BadWeights: They are missing, altered, or of another shape than this method's.
+        """
+
+    @torch.no_grad()
+    def load(self, folder: Path) -> None:
+        """Take the weights that ``save`` wrote there; see ``read``."""
+        held = self.read(folder)
+        for name, weight in self.trainable().items():
+            weight.copy_(held[name])

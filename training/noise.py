@@ -3,17 +3,64 @@
 Shapes: B samples, C channels, H rows, W columns of latents.
 """
 
+import json
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from diffusers import DDPMScheduler
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from infra.errors import BadValue
+from infra.weights import locate
 from training.recipes import BaseModelSettings
 
 STEPS = 1000
+
+
+def check_base(settings: BaseModelSettings) -> None:
+    """See that a base is named, and asked what it was trained to answer.
+
+    A diffusers folder says it in ``scheduler/``, beside the network's; where it does not, the
+    settings are believed.
+
+    Raises:
+        BadValue: No base is named, or its folder says another prediction or schedule, or that it
+            needs identity to draw anything.
+    """
+    if not settings.weights:
+        raise BadValue(
+            "base.weights", "", "name the base: file:<run>/step-<number>/export of a `base` run."
+        )
+    if not settings.weights.startswith("file:"):
+        return
+    folder = locate(settings.weights)
+    if not (folder / "unet").is_dir():
+        folder = folder.parent
+    export = _json(folder / "config.json")
+    if export.get("kind") == "base" and export["recipe"]["method"]["condition"] == "identity":
+        raise BadValue(
+            "base.weights",
+            settings.weights,
+            "it learnt identity itself; give a base that learnt faces only, as `lfw64_base` does.",
+        )
+    path = folder / "scheduler/scheduler_config.json"
+    told = _json(path)
+    if not told:
+        return
+    for name, default in (("prediction", "epsilon"), ("beta_schedule", "linear")):
+        theirs = told.get("prediction_type" if name == "prediction" else name, default)
+        ours = getattr(settings, name)
+        if theirs != ours:
+            raise BadValue(f"base.{name}", ours, f"{path} says {theirs!r}; set it to that.")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """Read an object in JSON; nothing where there is none."""
+    held = json.loads(path.read_text()) if path.is_file() else {}
+    return held if isinstance(held, dict) else {}
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ class BaseModelSettings:
 
     weights: str = "random:tiny-sd"
     """`random:<preset>` for the true architecture with seeded random weights, `file:<folder>` for
-    a diffusers folder (safetensors only)."""
+    a diffusers folder (safetensors only), such as `unet` in an export of the method `base`. Of no
+    use to `base` itself, which begins from nothing."""
     prediction: Literal["epsilon", "v_prediction"] = "epsilon"
     """What the network predicts: the noise, or the velocity of arXiv:2202.00512."""
     beta_schedule: Literal["scaled_linear", "squaredcos_cap_v2"] = "scaled_linear"
@@ -44,17 +45,31 @@ class MethodSettings:
 
     kind: Literal["base", "ip_adapter_faceid"] = "ip_adapter_faceid"
     """base: a small network from scratch; ip_adapter_faceid: an adapter on a frozen base."""
+    variant: Literal["faceid", "plus", "portrait"] = "faceid"
+    """ip_adapter_faceid: `plus` also looks at the reference face's image (prepared with an image
+    encoder); `portrait` takes several reference faces, 16 tokens each as published, no LoRA."""
     tokens: int = 4
     """Identity tokens that the vector is projected to."""
+    shortcut: bool = True
+    """plus: add the image's part to the identity tokens (V2) instead of replacing them (V1)."""
     lora_rank: int = 0
     """ip_adapter_faceid: rank of the LoRA on all attention layers (128 in the paper); 0: none."""
     width: int = 96
     """base: channels of the first level."""
     condition: Literal["identity", "none"] = "identity"
-    """base: `identity` learns identity from the start; `none` learns faces only."""
+    """base: `identity` learns identity from the start; `none` learns faces only, to be the frozen
+    base of an adapter."""
     identity_norm: Literal["raw", "unit", "standard"] = "unit"
     """What the encoder's raw vector becomes: itself, unit length (ArcFace's habit), or
     standardised by the corpus' mean and deviation (dlib's vectors are crowded)."""
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1:
+            raise BadValue("method.tokens", self.tokens, "give 1 or more.")
+        if self.variant == "plus" and self.tokens != 4:
+            raise BadValue("method.tokens", self.tokens, "`plus` is published with 4.")
+        if self.variant == "portrait" and self.lora_rank:
+            raise BadValue("method.lora_rank", self.lora_rank, "`portrait` is published without.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,7 +80,8 @@ class LossSettings:
     masked: float = 0.0
     """MSE inside the face mask only, per sample normalised by its area."""
     identity: float = 0.0
-    """Distance of the one-step clean picture's identity to the target's, at low noise."""
+    """Distance of the one-step clean picture's identity to the target's, of samples that are more
+    signal than noise."""
     min_snr_gamma: float = 0.0
     """Clip of the signal-to-noise weight (arXiv:2303.09556 uses 5); 0: unweighted."""
 
@@ -115,7 +131,7 @@ class Scale:
     zero_stage: Literal[0, 1, 2, 3] = 0
     """DeepSpeed ZeRO: 0 shares nothing, 3 shares optimiser state, gradients and weights."""
     offload: bool = False
-    """Keep the optimiser's state in the memory of the CPU."""
+    """Keep the optimiser's state in the memory of the CPU; of ZeRO 1 to 3."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     gradient_checkpointing: bool = False
     compile: bool = False
@@ -123,10 +139,14 @@ class Scale:
     channels_last: bool = False
     threads: int = 0
     """CPU threads per worker; 0: all that the worker has."""
+    max_failures: int = 3
+    """Crashes of workers after which many workers start again from the newest checkpoint."""
 
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise BadValue("scale.workers", self.workers, "give 1 or more.")
+        if self.offload and not self.zero_stage:
+            raise BadValue("scale.offload", True, "give scale.zero_stage 1, 2 or 3 with it.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,6 +172,10 @@ class TrainRecipe:
     save_every: int = 500
     """Steps between checkpoints."""
     keep_checkpoints: int = 2
+    """The newest so many are kept."""
+    keep_best: str = ""
+    """Also keep the checkpoint that is best by this: a loss (the lowest) or a score of validation
+    (the highest)."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -202,6 +226,32 @@ def lfw64() -> TrainRecipe:
     )
 
 
+def lfw64_base() -> TrainRecipe:
+    """Learn faces at 64 px from nothing, nobody's in particular: the first of two steps.
+
+    Its export is the frozen base of `lfw64_adapter`, on the same features.
+    """
+    return replace(
+        lfw64(),
+        name="lfw64_base",
+        method=MethodSettings(kind="base", condition="none", identity_norm="standard"),
+        drop=DropSettings(identity=0.0, text=0.0, both=0.0),
+    )
+
+
+def lfw64_adapter() -> TrainRecipe:
+    """Put an identity adapter on the frozen base of `lfw64_base`: the second of two steps.
+
+    Name the base: --base.weights file:<run of lfw64_base>/step-<number>/export
+    """
+    return replace(
+        lfw64(),
+        name="lfw64_adapter",
+        base=replace(lfw64().base, weights=""),
+        method=MethodSettings(identity_norm="standard"),
+    )
+
+
 def ip_adapter_faceid_sd15() -> TrainRecipe:
     """Train IP-Adapter-FaceID as published, on Stable Diffusion 1.5: one GPU, 512 px.
 
@@ -235,8 +285,9 @@ def ip_adapter_faceid_sdxl_8xh200() -> TrainRecipe:
 
 RECIPES: dict[str, Callable[[], TrainRecipe]] = {
     make.__name__: make
-    for make in (tiny, lfw64, ip_adapter_faceid_sd15, ip_adapter_faceid_sdxl_8xh200)
-}
+    for make in (tiny, lfw64, lfw64_base, lfw64_adapter, ip_adapter_faceid_sd15,
+                 ip_adapter_faceid_sdxl_8xh200)
+}  # fmt: skip
 
 
 def recipe(name: str) -> TrainRecipe:

@@ -1,74 +1,58 @@
-"""A small diffusion network from scratch, conditioned on identity from the start.
+"""A small diffusion network from scratch, conditioned on identity from the start, or on nothing.
 
-It makes a real generator exist where nothing can be downloaded, and measures what an adapter on a
-frozen base gives up against learning identity directly.
+With identity it makes a real generator exist where nothing can be downloaded, and measures what an
+adapter on a frozen base gives up against learning identity directly. On nothing it learns faces
+only, and is the frozen base of such an adapter: the first of two steps.
+
+An export holds the network as diffusers' ``unet/`` with ``scheduler/`` beside it, and the identity
+tokens in ``tokens.safetensors``.
 """
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from infra.errors import BadWeights
+from infra.errors import BadValue, BadWeights
+from training.exports import read_matching, read_tensors, save_tensors, write_export
 from training.features import Features
-from training.losses import mse, weighted_mean
-from training.method import Batch, Condition, Method
-from training.nets.codec import Codec, load_codec
-from training.noise import STEPS, NoiseSchedule
+from training.method import AS_USUAL, Batch, Callback, Condition, Method, Random, Sampling
+from training.nets.codec import decoded, load_codec
+from training.nets.identity_tokens import IdentityTokens
+from training.nets.tuning import tune
+from training.noise import NoiseSchedule
+from training.objective import Objective
 from training.recipes import TrainRecipe
+from training.sampler import draw, first_noise
 
 TOKEN_DIM = 192
-
-
-class IdentityTokens(nn.Module):
-    """Turn an identity vector into tokens that cross-attention can ask."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, features: Features, tokens: int, dim: int, norm: str) -> None:
-        super().__init__()
-        self.tokens, self.dim, self.norm = tokens, dim, norm
-        self.register_buffer("mean", torch.tensor(features.identity_mean))
-        self.register_buffer("std", torch.tensor(features.identity_std))
-        inner = 2 * max(features.identity_dim, dim)
-        self.net = nn.Sequential(
-            nn.Linear(features.identity_dim, inner), nn.GELU(), nn.Linear(inner, tokens * dim)
-        )
-        self.last = nn.LayerNorm(dim)
-
-    def forward(
-        self, identity: Float[Tensor, "B dim"], present: Float[Tensor, " B"]
-    ) -> Float[Tensor, "B tokens width"]:
-        """Project raw vectors; where ``present`` is 0 the identity is left out."""
-        if self.norm == "standard":
-            identity = (identity - self.mean) / self.std
-        elif self.norm == "unit":
-            identity = nn.functional.normalize(identity, dim=1)
-        projected = self.net(identity * present[:, None])
-        tokens: Tensor = self.last(projected.view(-1, self.tokens, self.dim))
-        return tokens
+_UNET = "unet/diffusion_pytorch_model.safetensors"
+_TOKENS = "tokens.safetensors"
 
 
 class BaseGenerator(Method):
     """A UNet with cross-attention to identity tokens, all of it trained.
+
+    Without identity (``method.condition`` none) the tokens are zeros, which is what an adapter's
+    frozen base sees where there is no text.
 
     References:
         Ho and Salimans, "Classifier-Free Diffusion Guidance", arXiv:2207.12598; Salimans and Ho,
         "Progressive Distillation", arXiv:2202.00512, for the velocity.
     """
 
-    def __init__(self, recipe: TrainRecipe, features: Features, codec: Codec) -> None:
+    def __init__(self, recipe: TrainRecipe, features: Features, folder: Path) -> None:
         super().__init__()
         self.recipe, self.features = recipe, features
-        # Not a submodule: nothing of it is trained, saved or moved with the optimiser's weights.
-        object.__setattr__(self, "codec", codec)
-        self.codec: Codec
+        if recipe.losses.identity > 0 and recipe.method.condition == "none":
+            raise BadValue(
+                "losses.identity",
+                recipe.losses.identity,
+                "nobody is asked for with method.condition none; set it to 0.",
+            )
+        self.codec = load_codec(features.codec, folder)
         width, (channels, rows, _) = recipe.method.width, features.latent_shape
         rng_state = torch.random.get_rng_state()
         torch.manual_seed(recipe.seed)
@@ -83,74 +67,90 @@ class BaseGenerator(Method):
             cross_attention_dim=TOKEN_DIM,
             attention_head_dim=8,
         )
-        self.tokens = IdentityTokens(
-            features, recipe.method.tokens, TOKEN_DIM, recipe.method.identity_norm
-        )
+        self.tokens: IdentityTokens | None = None
+        if recipe.method.condition == "identity":
+            self.tokens = IdentityTokens(
+                features, recipe.method.tokens, TOKEN_DIM, recipe.method.identity_norm
+            )
         torch.random.set_rng_state(rng_state)
+        tune(self.unet, recipe.scale)
         self.schedule = NoiseSchedule(recipe.base)
-
-    @staticmethod
-    def make(recipe: TrainRecipe, features: Features, folder: Path) -> "BaseGenerator":
-        """Build it for the features in ``folder``."""
-        return BaseGenerator(recipe, features, load_codec(features.codec, folder))
+        self.objective = Objective(recipe.losses, self.schedule, self.codec, features)
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        """Name every weight: nothing is frozen in so small a network."""
-        return dict(self.named_parameters())
+        """Name every weight but the codec's: nothing is frozen in so small a network."""
+        mine = ("unet.", "tokens.")
+        return {name: w for name, w in self.named_parameters() if name.startswith(mine)}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Predict the noise or velocity of each sample, with the identity left out of some."""
-        recipe = self.recipe
-        present = (batch["drop"] >= recipe.drop.identity).float()
-        if recipe.method.condition == "none":
-            present = torch.zeros_like(present)
+        asked = batch["drop"] >= self.recipe.drop.identity
+        if self.tokens is None:
+            asked = torch.zeros_like(asked)
         noised = self.schedule.noised(batch["latents"], batch["noise"], batch["time"])
-        tokens = self.tokens(batch["identity"], present)
+        tokens = self._tokens(batch["identity"], asked.float())
         pred = self.unet(noised.z_t, noised.t, tokens).sample.float()
-        weight = self.schedule.weight(noised.snr, recipe.losses.min_snr_gamma)
-        term = weighted_mean(mse(pred, noised.target), weight)
-        return {"loss": recipe.losses.mse * term, "mse": term.detach()}
+        losses: dict[str, Tensor] = self.objective(pred, noised, batch, asked)
+        return losses
 
     @torch.no_grad()
     def generate(
-        self, condition: Condition, rng: torch.Generator, *, steps: int = 30, guidance: float = 2.0
+        self,
+        condition: Condition,
+        rng: Random,
+        sampling: Sampling = AS_USUAL,
+        *,
+        callback: Callback | None = None,
     ) -> Float[Tensor, "samples 3 height width"]:
-        """Draw with DDIM and classifier-free guidance."""
-        device = next(self.parameters()).device
-        identity = condition.identity.to(device)
-        ones = torch.ones(len(identity), device=device)
-        tokens = torch.cat([self.tokens(identity, ones), self.tokens(identity, 0 * ones)])
-        sampler = DDIMScheduler.from_config(
-            self.schedule.scheduler.config, timestep_spacing="trailing"
+        """Draw one picture per row of ``condition``; see ``Method.generate``.
+
+        ``sampling.scale`` multiplies the normalised identity; 0 leaves it out. Text is not looked
+        at, neither here nor in training.
+        """
+        if condition.identity.ndim != 2:
+            raise BadValue("condition.identity", "several faces", "give one vector per sample.")
+        identity = condition.identity.to(self.unet.device)
+        ones = torch.ones(len(identity), device=identity.device)
+        none = self._tokens(identity, 0 * ones)
+        someone = self._tokens(identity, sampling.scale * ones)
+
+        def predict(z_t: Tensor, t: Tensor, asked: bool) -> tuple[Tensor, Tensor]:
+            tokens = torch.cat([someone if asked else none, none])
+            pred: Tensor = self.unet(torch.cat([z_t, z_t]), t, tokens).sample
+            given, without = pred.chunk(2)
+            return without, given
+
+        noise = first_noise(condition, rng, sampling, self.features).to(identity)
+        return decoded(
+            self.codec, draw(self.schedule, noise, predict, condition, sampling, callback)
         )
-        sampler.set_timesteps(steps)
-        shape = (len(identity), *self.features.latent_shape)
-        z_t = torch.randn(shape, generator=rng).to(device)
-        for t in sampler.timesteps:
-            with_id, without = self.unet(torch.cat([z_t, z_t]), t, tokens).sample.chunk(2)
-            z_t = sampler.step(without + guidance * (with_id - without), t, z_t).prev_sample
-        return self.codec.decode(z_t.cpu()).clamp(0, 1)
 
     def save(self, folder: Path) -> None:
-        """Write the weights and what is needed to read them."""
-        held = {name: weight.detach().contiguous() for name, weight in self.named_parameters()}
-        save_file(held, folder / "base.safetensors")
-        about = {"method": asdict(self.recipe.method), "embedder": self.features.embedder,
-                 "steps": STEPS}  # fmt: skip
-        (folder / "base.json").write_text(json.dumps(about, indent=2) + "\n")
+        """Write an export; see ``training.exports``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.unet.save_pretrained(folder / "unet", safe_serialization=True)
+        self.schedule.scheduler.save_pretrained(folder / "scheduler")
+        if self.tokens is not None:
+            save_tensors(folder / _TOKENS, self.tokens.state_dict())
+        write_export(folder, self.recipe, self.features, self.codec, {})
 
-    def load(self, folder: Path) -> None:
-        """Read what ``save`` wrote.
-
-        Raises:
-            BadWeights: The weights are of another size.
-        """
-        held = load_file(folder / "base.safetensors")
-        mine = dict(self.named_parameters())
+    def read(self, folder: Path) -> dict[str, Tensor]:
+        """Return the weights of an export; see ``Method.read``."""
+        read_matching(folder, self.recipe, self.features, base="")
+        held = {f"unet.{name}": w for name, w in read_tensors(folder / _UNET).items()}
+        if self.tokens is not None:
+            held |= {f"tokens.{name}": w for name, w in read_tensors(folder / _TOKENS).items()}
+        mine = self.trainable()
         if {n: w.shape for n, w in held.items()} != {n: w.shape for n, w in mine.items()}:
             raise BadWeights(
-                str(folder / "base.safetensors"), "has another size", "Use the run's own recipe."
+                str(folder / _UNET), "has another size", "Use the recipe that it was made with."
             )
-        with torch.no_grad():
-            for name, weight in mine.items():
-                weight.copy_(held[name])
+        return held
+
+    def _tokens(
+        self, identity: Float[Tensor, "B D"], present: Float[Tensor, " B"]
+    ) -> Float[Tensor, "B tokens width"]:
+        if self.tokens is None:
+            return identity.new_zeros(len(identity), self.recipe.method.tokens, TOKEN_DIM)
+        tokens: Tensor = self.tokens(identity, present)
+        return tokens

@@ -5,6 +5,7 @@ small enough for CPUs.
 """
 
 import json
+from itertools import chain
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -15,6 +16,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from infra.errors import BadWeights
+
+CODEC_FILE = "codec.safetensors"
+BESIDE = f"file:{CODEC_FILE}"
+"""The reference of a patch codec: a file in the folder of the features."""
 
 
 @runtime_checkable
@@ -139,8 +144,21 @@ class KLCodec(nn.Module):
         return pictures / 2 + 0.5
 
 
+def decoded(codec: Codec, latents: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 3 height width"]:
+    """Decode in the codec's own precision, to float32 in 0 to 1."""
+    held = chain(codec.parameters(), codec.buffers()) if isinstance(codec, nn.Module) else []
+    dtype = next((tensor.dtype for tensor in held), latents.dtype)
+    return codec.decode(latents.to(dtype)).float().clamp(0, 1)
+
+
+def save_codec(codec: Codec, reference: str, folder: Path) -> None:
+    """Write a codec that lies beside its features beside something else; see ``load_codec``."""
+    if isinstance(codec, PatchCodec) and reference == BESIDE:
+        codec.save(folder / CODEC_FILE)
+
+
 def load_codec(reference: str, folder: Path) -> Codec:
-    """Return the codec that features were made with; ``file:`` is relative to their folder."""
-    if reference.startswith("file:") and reference.endswith("codec.safetensors"):
-        return PatchCodec.load(folder / reference.removeprefix("file:"))
+    """Return the codec that features were made with; ``BESIDE`` them, or an autoencoder."""
+    if reference == BESIDE:
+        return PatchCodec.load(folder / CODEC_FILE)
     return KLCodec(reference)

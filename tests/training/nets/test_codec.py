@@ -4,7 +4,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from infra.errors import BadWeights
-from training.nets.codec import Codec, PatchCodec, load_codec
+from training.nets.codec import Codec, PatchCodec, decoded, load_codec, save_codec
 
 
 @pytest.fixture(scope="module")
@@ -54,3 +54,24 @@ def test_another_file_is_refused(tmp_path):
     save_file({"x": torch.zeros(1)}, tmp_path / "codec.safetensors")
     with pytest.raises(BadWeights, match="no patch codec"):
         load_codec("file:codec.safetensors", tmp_path)
+
+
+def test_a_codec_beside_its_features_goes_along_and_an_autoencoder_does_not(faces, tmp_path):
+    codec = PatchCodec()
+    codec.fit(faces)
+    save_codec(codec, "file:codec.safetensors", tmp_path)
+    again = load_codec("file:codec.safetensors", tmp_path)
+    assert again.encode(faces).equal(codec.encode(faces))
+    (tmp_path / "other").mkdir()
+    save_codec(load_codec("random:tiny-sd", tmp_path), "random:tiny-sd", tmp_path / "other")
+    assert list((tmp_path / "other").iterdir()) == []
+
+
+def test_pictures_are_decoded_in_the_codec_s_own_precision(faces):
+    codec = PatchCodec()
+    codec.fit(faces)
+    latents = codec.encode(faces)
+    rough = decoded(codec.to(torch.bfloat16), latents)
+    assert rough.dtype == torch.float32
+    assert 0 <= float(rough.min()) <= float(rough.max()) <= 1
+    assert (rough - faces).abs().mean() < 0.05

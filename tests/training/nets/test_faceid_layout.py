@@ -17,8 +17,8 @@ LAYER = "mid_block.attentions.0.transformer_blocks.0"
 ATTENTION = (f"{LAYER}.attn1.processor", f"{LAYER}.attn2.processor")
 
 
-def weights(*, lora):
-    names = published_names(ATTENTION, lora=lora)
+def weights(*, lora, plus=False):
+    names = published_names(ATTENTION, lora=lora, plus=plus)
     return {name: torch.full((2, 3), float(i)) for i, name in enumerate(names)}
 
 
@@ -44,11 +44,26 @@ def test_lora_is_published_for_self_attention_too():
 
 
 @pytest.mark.parametrize("lora", [False, True])
-def test_what_is_published_is_adopted_back(lora):
-    ours = weights(lora=lora)
+@pytest.mark.parametrize("plus", [False, True])
+def test_what_is_published_is_adopted_back(lora, plus):
+    ours = weights(lora=lora, plus=plus)
     back = adopt(publish(ours, ATTENTION), ours, ATTENTION, Path("x.safetensors"))
     assert back.keys() == ours.keys()
-    assert all(back[name] is ours[name] for name in ours)
+    assert all(torch.equal(back[name], ours[name]) for name in ours)
+
+
+def test_a_perceiver_is_published_with_its_keys_and_values_in_one():
+    ours = weights(lora=False, plus=True)
+    published = publish(ours, ATTENTION)
+    block = "image_proj.perceiver_resampler.layers.2"
+    mine = "encoder_hid_proj.image_projection_layers.0.layers.2.attn"
+    assert torch.equal(
+        published[f"{block}.0.to_kv.weight"],
+        torch.cat([ours[f"{mine}.to_k.weight"], ours[f"{mine}.to_v.weight"]]),
+    )
+    assert not any("to_k.weight" in name for name in published)
+    for name in ("0.norm1.bias", "0.norm2.weight", "1.0.bias", "1.1.weight", "1.3.weight"):
+        assert f"{block}.{name}" in published
 
 
 def test_the_companion_holds_the_lora_with_its_rank_as_alpha():
