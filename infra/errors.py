@@ -14,6 +14,7 @@
   - BrokenPromise: a stage returned other columns or rows than it declared
   - JobFailed: a job wrote another number of rows than it was given
   - UnaccountedRows: rows of a run ended in no way that has a name
+  - CheckpointNotWritten: a checkpoint of a training run could not be written
 
 Ray carries exceptions between processes by pickling them. So every argument goes to
 ``super().__init__`` and the message is made in ``__str__``.
@@ -200,4 +201,18 @@ class UnaccountedRows(VisageError):
             f"Of {self.rows} rows some ended in no known way: {endings}. "
             "Name the reason in REJECTIONS or ERRORS in stages/columns.py, or mend the stage "
             "that wrote it."
+        )
+
+
+class CheckpointNotWritten(VisageError):
+    """A checkpoint of a training run could not be written."""
+
+    def __init__(self, path: str, why: str) -> None:
+        self.path, self.why = path, why
+        super().__init__(path, why)
+
+    def __str__(self) -> str:
+        return (
+            f"The checkpoint {self.path!r} could not be written: {self.why}. The one before it is "
+            "whole: make room, then give the same command again; it goes on from there."
         )

@@ -13,7 +13,7 @@ from infra.cluster import cluster
 from infra.configuration import digest, to_dict, to_yaml
 from infra.storage import open_store
 from infra.tracking import Tracker
-from pipelines.job import Run
+from pipelines.job import Run, locked
 from pipelines.progress import Reporter
 from pipelines.recipes import Recipe
 from pipelines.record import Result, finish
@@ -56,7 +56,7 @@ def curate(recipe: Recipe, store: str, console: Console, address: str = "") -> R
     listing, name = plan(recipe)
     models = cards(recipe.faces.backend, recipe.faces.pack)
     run = Run(open_store(store), name)
-    with run.locked():
+    with locked(run.folder):
         before = run.folder.read_json("run.json") or {}
         if before.get("version") == version("visage"):
             console.print(f"{name} was finished at {before['finished_at']}: nothing is left to do.")

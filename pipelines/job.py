@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
-from filelock import FileLock, Timeout
 
 from infra.cluster import ROOT
 from infra.configuration import digest, to_dict
@@ -72,6 +72,32 @@ def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+@contextmanager
+def locked(folder: Folder) -> Iterator[None]:
+    """Keep other processes of this machine from working on the same run.
+
+    Raises:
+        RunInUse: One already is.
+    """
+    if not folder.is_local:
+        yield
+        return
+    # Here, for who only reads records needs no lock's library.
+    from filelock import FileLock, Timeout
+
+    # Freed by the operating system when the process dies, however it dies.
+    path = f"{folder.path}/.lock"
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunInUse(Path(folder.path).name, path) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 class Run:
     """One folder of a store, in which one recipe is carried out on one source."""
 
@@ -79,28 +105,6 @@ class Run:
         self.store, self.name = store, name
         self.folder = (store / name).make()
         self.jobs: list[JobRecord] = []
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes of this machine from working on the same run.
-
-        Raises:
-            RunInUse: One already is.
-        """
-        if not self.folder.is_local:
-            yield
-            return
-        # Freed by the operating system when the process dies, however it dies.
-        path = f"{self.folder.path}/.lock"
-        lock = FileLock(path)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise RunInUse(self.name, path) from None
-        try:
-            yield
-        finally:
-            lock.release()
 
     def do(
         self,

@@ -1,27 +1,29 @@
-"""Train a recipe as one process on this machine, and record it in MLflow.
-
-Many processes and machines come with ``training/worker.py``; the loop is the same.
-"""
+"""Train a recipe, here or on many workers, and record it in MLflow while it runs."""
 
 import json
+import signal
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from infra.cluster import usable_cpus
+from infra.cluster import cluster, usable_cpus
 from infra.configuration import digest, flat, to_dict, to_yaml
-from infra.errors import BadValue
+from infra.errors import BadValue, VisageError
+from infra.released import manifest, manifest_tags
 from infra.storage import Folder, open_store
-from infra.tracking import Tracker
-from pipelines.job import code_version
-from training.build import build
+from infra.tracking import Tracker, spool_file
+from pipelines.job import code_version, locked
+from training.build import Job, build
+from training.checkpoints import latest
 from training.engine import PlainEngine
-from training.loop import Report, fit, latest
-from training.recipes import TrainRecipe
+from training.features import Prepared
+from training.loop import REPORTS, Report, ReportFile, Wish, fit, noticed, read_reports
+from training.recipes import Scale, TrainRecipe
 
 
 @dataclass(frozen=True)
@@ -39,51 +41,76 @@ class Trained:
     mlflow: str
 
 
-def train(recipe: TrainRecipe, out: str, console: Console) -> Trained:
+def train(recipe: TrainRecipe, out: str, console: Console, address: str = "") -> Trained:
     """Train ``recipe``, going on from the newest checkpoint of the same recipe and features.
 
+    Ctrl-C and SIGTERM end it after a checkpoint. Where the recipe asks for several workers or for
+    ZeRO, they run on the Ray at ``address`` (or RAY_ADDRESS), or on one started for this.
+
     Raises:
-        BadInput: The features are missing or do not fit, the folder cannot be written, or the
-            recipe asks for more than one process has.
+        BadInput: The features are missing or do not fit, the folder cannot be written, another
+            process trains the same run, or there are fewer GPUs or CPUs than workers.
     """
-    began = time.monotonic()
-    _check(recipe)
-    job = build(recipe)
-    name = f"{recipe.name}-{digest(to_dict(recipe), job.prepared.features.corpus)[:8]}"
+    prepared = _prepared(recipe)
+    # Before anything is written: a model that cannot be made leaves no run.
+    job = None if _many(recipe) else build(recipe)
+    name = run_name(recipe, prepared.features.corpus)
     store = open_store(out)
     folder = (store / name).make()
-    folder.write("recipe.yaml", to_yaml(recipe))
-    held = folder.read_json("run.json") or {}
-    tracker = Tracker(store, "train", name)
-    torch.set_num_threads(recipe.scale.threads or usable_cpus())
-    with _Bar(console, recipe) as bar:
-        step = fit(
-            PlainEngine(job.method, recipe),
-            job.batches,
-            recipe,
-            _path(folder),
-            bar.show,
-        )
-    newest, reports = latest(_path(folder)), bar.reports
-    loss = reports[-1].losses["loss"] if reports else float(held.get("loss", "nan"))
-    mlflow = tracker.finish(
-        params=dict(flat(to_dict(recipe))),
-        metrics={"step": step},
-        texts={"recipe.yaml": to_yaml(recipe)}
-        | ({"reports.jsonl": _lines(reports)} if reports else {}),
-        tags={"visage.code": code_version(),
-              "visage.corpus": job.prepared.features.corpus},
-        series=[(r.step, r.losses | {"images_per_s": r.images_per_s, "grad_norm": r.grad_norm,
-                                     "learning_rate": r.learning_rate}) for r in reports],
-    )  # fmt: skip
+    _path(folder)
+    with locked(folder):
+        folder.write("recipe.yaml", to_yaml(recipe))
+        try:
+            return _trained(recipe, prepared, job, store, folder, console, address)
+        except VisageError as error:
+            # So that `visage runs` can say why there is nothing new.
+            folder.write_json("run.json", (folder.read_json("run.json") or {})
+                              | {"run": name, "error": str(error)})  # fmt: skip
+            raise
+
+
+def _trained(
+    recipe: TrainRecipe,
+    prepared: Prepared,
+    job: Job | None,
+    store: Folder,
+    folder: Folder,
+    console: Console,
+    address: str,
+) -> Trained:
+    """Train, and record it."""
+    began, path = time.monotonic(), _path(folder)
+    name, corpus = path.name, prepared.features.corpus
+    tags = {"visage.code": code_version(), "visage.corpus": corpus}
+    params = dict(flat(to_dict(recipe)))
+    dataset = {"name": f"corpus {corpus[:12]}", "digest": corpus[:36], "source": recipe.data.path}
+    spool = spool_file(store, "train", name)
+    with Tracker(store, "train", name, spool=spool, system_metrics=True) as tracker:
+        tracker.begin(params, tags, dataset)
+        console.print(f"run {name}, MLflow: {tracker.url}", soft_wrap=True, markup=False)
+        with _Bar(console, recipe) as bar:
+
+            def tell(report: Report) -> None:
+                bar.show(report)
+                tracker.log(report.step, numbers(report))
+
+            step = _carried_out(recipe, job, path, tell, address)
+        reports = read_reports(path / REPORTS)
+        if step < recipe.steps:
+            console.print(f"Ended at step {step}, after a checkpoint; the same command goes on.")
+            mlflow = tracker.fail(KeyboardInterrupt(f"ended at step {step}"))
+        else:
+            _keep_exports(tracker, path)
+            texts = {"recipe.yaml": to_yaml(recipe), REPORTS: (path / REPORTS).read_text()}
+            mlflow = tracker.finish(params, {"step": step}, texts, tags)
     if tracker.problem:
         console.print(f"{tracker.problem}. The run itself is complete.", markup=False)
     result = Trained(
         name,
         str(folder),
-        f"{newest}/export",
+        f"{latest(path)}/export",
         step,
-        loss,
+        reports[-1].losses["loss"] if reports else float("nan"),
         round(time.monotonic() - began, 1),
         mlflow,
     )
@@ -91,16 +118,76 @@ def train(recipe: TrainRecipe, out: str, console: Console) -> Trained:
     return result
 
 
-def _check(recipe: TrainRecipe) -> None:
-    """Refuse what one process cannot do, before anything is loaded."""
-    if recipe.scale.workers > 1 or recipe.scale.zero_stage or recipe.scale.offload:
-        raise BadValue(
-            "scale", f"{recipe.scale.workers} workers, ZeRO {recipe.scale.zero_stage}",
-            "this command trains as one process so far: set --scale.workers 1 "
-            "--scale.zero-stage 0 --scale.no-offload.",
+def _keep_exports(tracker: Tracker, path: Path) -> None:
+    """Keep the newest checkpoint's export in MLflow, and the best one's, as LoggedModels."""
+    kept = {latest(path)}
+    if (path / "best.json").exists():
+        kept.add(path / str(json.loads((path / "best.json").read_text())["checkpoint"]))
+    for folder in sorted(each for each in kept if each):
+        export, step = folder / "export", int(folder.name.removeprefix("step-"))
+        scores = json.loads((folder / "done.json").read_text()).get("scores", {})
+        tracker.model(f"step-{step}", export, {}, scores, step, manifest_tags(manifest(export)))
+
+
+def _carried_out(
+    recipe: TrainRecipe,
+    job: Job | None,
+    path: Path,
+    tell: Callable[[Report], None],
+    address: str,
+) -> int:
+    """Train here, where there is a job, or on many workers; return the step that was reached."""
+    if job is None:
+        from training.worker import train_on_workers
+
+        # In this order: Ray takes SIGTERM for itself when it is joined.
+        with cluster(address) as cpus, noticed(signal.SIGINT, signal.SIGTERM) as asked:
+            return train_on_workers(recipe, path, cpus, tell, asked)
+    torch.set_num_threads(recipe.scale.threads or usable_cpus())
+    keep = ReportFile(path)
+
+    def both(report: Report) -> None:
+        keep(report)
+        tell(report)
+
+    engine = PlainEngine(job.method, recipe)
+    with noticed(signal.SIGINT) as asked:
+        return fit(
+            engine, job.batches, recipe, path, both,
+            wish=lambda _: Wish.END if asked() else Wish.GO_ON,
         )  # fmt: skip
-    if recipe.scale.use_gpu and not torch.cuda.is_available():
+
+
+def run_name(recipe: TrainRecipe, corpus: str) -> str:
+    """Name the run of a recipe on a corpus.
+
+    How many workers share the work changes no result, and so no name: a run goes on with more or
+    fewer of them.
+    """
+    alone = replace(recipe, scale=Scale(precision=recipe.scale.precision))
+    return f"{recipe.name}-{digest(to_dict(alone), corpus)[:8]}"
+
+
+def numbers(report: Report) -> Mapping[str, float]:
+    """Return what MLflow is told of a report."""
+    return report.losses | report.scores | {
+        "images_per_s": report.images_per_s, "grad_norm": report.grad_norm,
+        "learning_rate": report.learning_rate, "skipped": report.skipped,
+    }  # fmt: skip
+
+
+def _prepared(recipe: TrainRecipe) -> Prepared:
+    """Refuse what cannot work, before anything is started."""
+    if recipe.scale.use_gpu and not _many(recipe) and not torch.cuda.is_available():
         raise BadValue("scale.use_gpu", True, "torch sees no GPU here; set --scale.no-use-gpu.")
+    if not recipe.data.path:
+        raise BadValue("data.path", "", "name the folder that `visage prepare` wrote.")
+    return Prepared(Path(recipe.data.path))
+
+
+def _many(recipe: TrainRecipe) -> bool:
+    """Whether a plain process is not enough."""
+    return recipe.scale.workers > 1 or recipe.scale.zero_stage > 0
 
 
 def _path(folder: Folder) -> Path:
@@ -109,18 +196,11 @@ def _path(folder: Folder) -> Path:
     return Path(folder.path)
 
 
-def _lines(reports: list[Report]) -> str:
-    """Write reports as lines of JSON."""
-    rows = (asdict(r) | {"checkpoint": str(r.checkpoint or "")} for r in reports)
-    return "".join(json.dumps(row) + "\n" for row in rows)
-
-
 class _Bar:
     """Loss, rate and time left: a live bar on a terminal, lines elsewhere."""
 
     def __init__(self, console: Console, recipe: TrainRecipe) -> None:
         self.console, self.recipe = console, recipe
-        self.reports: list[Report] = []
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -140,10 +220,11 @@ class _Bar:
         self.progress.stop()
 
     def show(self, report: Report) -> None:
-        """Show how it goes, and keep it."""
-        self.reports.append(report)
+        """Show how it goes."""
         said = f"loss {report.losses['loss']:.4f}, {report.images_per_s:,.1f} images/s"
         if self.console.is_terminal:
             self.progress.update(self.task, completed=report.step, said=said)
-        else:
-            self.console.print(f"step {report.step} of {self.recipe.steps}: {said}")
+            return
+        left_s = (self.recipe.steps - report.step) * self.recipe.batch / report.images_per_s
+        left = f"{int(left_s) // 60}:{int(left_s) % 60:02d} left"
+        self.console.print(f"step {report.step} of {self.recipe.steps}: {said}, {left}")

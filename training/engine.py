@@ -1,19 +1,25 @@
-"""Who moves the weights: one process with plain torch here, many with DeepSpeed in worker.py."""
+"""Who moves the weights: plain torch here, alone or in parallel; DeepSpeed's ZeRO in zero.py."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from infra.errors import BadWeights
+from training.group import Group
 from training.method import Method
 from training.recipes import OptimiserSettings, TrainRecipe
+from training.shards import Shards, write_shards
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""Adam's state of one weight, by torch's names."""
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -21,42 +27,126 @@ class Moved:
     """What one optimiser step did."""
 
     grad_norm: float
+    """Before clipping; not finite where nothing moved."""
     skipped: bool
     """Whether gradients were not finite, so that nothing moved."""
 
 
-@runtime_checkable
-class Engine(Protocol):
-    """Holds the method on its device, and takes its optimiser steps."""
+class Engine(ABC):
+    """Holds the method on its device, and takes its optimiser steps.
 
-    method: Method
-    rank: int
-    world: int
-    device: torch.device
+    All but ``micro`` is collective: every worker calls it.
+    """
 
-    def micro(self, batch: Mapping[str, Tensor], share: float) -> dict[str, float]:
+    def __init__(self, method: Method, recipe: TrainRecipe) -> None:
+        self.recipe = recipe
+        cuda = recipe.scale.use_gpu
+        self.device = (
+            torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
+        )
+        self.group = Group(self.device)
+        self.method = method.to(self.device)
+        self.weights = method.trainable()
+        self.half = HALVES.get(recipe.scale.precision)
+        self.average: Average | None = None
+        self.taken = 0
+        """Steps, those included that moved nothing."""
+        self.moved = 0
+        """Steps that moved the weights: what Adam's bias correction counts."""
+
+    @abstractmethod
+    def micro(self, batch: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
         """Go forward and backward on one microbatch, whose loss counts for ``share`` of the step.
 
         Returns:
-            The losses of this microbatch, by name.
+            The losses of this microbatch, by name, detached and on the device: reading one would
+            make the device wait.
         """
-        ...
 
+    @abstractmethod
     def step(self) -> Moved:
         """Move the weights once, by the gradients of the microbatches since the last step."""
-        ...
 
-    def save(self, folder: Path, state: Mapping[str, Any]) -> None:
-        """Write all that resuming needs; every worker calls it."""
-        ...
+    @property
+    def validates(self) -> bool:
+        """Whether this worker takes part in drawing and scoring."""
+        return self.group.leads
 
-    def load(self, folder: Path) -> dict[str, Any]:
-        """Read what ``save`` wrote, on any number of workers; return its ``state``."""
-        ...
-
-    def averaged(self) -> Any:  # noqa: ANN401 - a context manager
+    def averaged(self) -> AbstractContextManager[None]:
         """Put the moving average in place of the trained weights while a block runs."""
-        ...
+        return self.average.swapped() if self.average else nullcontext()
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """Make every trained weight whole on every worker while a block runs."""
+        return nullcontext()
+
+    def save(self, folder: Path) -> None:
+        """Write all that resuming needs; see ``training.shards``."""
+        words = {"step": self.taken, "moved": self.moved, "loss_scale": self._loss_scale,
+                 "averaged": self.average.steps if self.average else 0}  # fmt: skip
+        write_shards(folder, self._held(), words, self.group)
+
+    def load(self, folder: Path) -> int:
+        """Read what any engine saved, on any number of workers; return its step.
+
+        Raises:
+            BadWeights: The checkpoint is damaged, or of another method or size.
+        """
+        shards = Shards(folder)
+        wanted = {name: self._shape(weight) for name, weight in self.weights.items()}
+        if wanted != shards.shapes("weight."):
+            raise BadWeights(str(folder), "holds the weights of another recipe", "Train anew.")
+        self.taken, self.moved = shards.words["step"], shards.words["moved"]
+        self._loss_scale = shards.words["loss_scale"]
+        self._take(shards)
+        if self.average:
+            self.average.steps = shards.words["averaged"]
+        return self.taken
+
+    def _held(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield every tensor that ``save`` writes, whole, one after the other."""
+        for name in self.weights:
+            yield f"weight.{name}", self._whole(name)
+            if self.moved:
+                yield from ((f"{key}.{name}", self._moment(name, key)) for key in MOMENTS)
+            if self.average:
+                yield f"average.{name}", self._joined(name, self.average.held[name])
+
+    def _shape(self, weight: nn.Parameter) -> tuple[int, ...]:
+        return tuple(weight.shape)
+
+    def _whole(self, name: str) -> Tensor:
+        """Return a weight."""
+        return self.weights[name]
+
+    def _joined(self, name: str, part: Tensor) -> Tensor:  # noqa: ARG002 - of use to others
+        """Make a tensor like the weight of that name from what each worker holds of it."""
+        return part
+
+    @property
+    @abstractmethod
+    def _loss_scale(self) -> float:
+        """What losses are multiplied by so that fp16 gradients do not vanish; else 1."""
+
+    @_loss_scale.setter
+    @abstractmethod
+    def _loss_scale(self, scale: float) -> None: ...
+
+    @abstractmethod
+    def _moment(self, name: str, key: str) -> Tensor:
+        """Return one of Adam's moments of a weight; there are none before the first step."""
+
+    @abstractmethod
+    def _take(self, shards: Shards) -> None:
+        """Take weights, moments and averages over."""
+
+    def _set_rate(self, optimiser: torch.optim.Optimizer) -> None:
+        rate = learning_rate(self.recipe.optimiser, self.taken, self.recipe.steps)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+
+    def _on_device(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: held.to(self.device, non_blocking=True) for name, held in batch.items()}
 
 
 def learning_rate(settings: OptimiserSettings, step: int, steps: int) -> float:
@@ -72,10 +162,32 @@ def learning_rate(settings: OptimiserSettings, step: int, steps: int) -> float:
     return rate
 
 
+def adamw(weights: Mapping[str, nn.Parameter], recipe: TrainRecipe) -> torch.optim.AdamW:
+    """Make the optimiser, in one kernel where the loop over weights would cost."""
+    settings, fused = recipe.optimiser, recipe.scale.use_gpu or recipe.scale.offload
+    return torch.optim.AdamW(
+        weights.values(),
+        settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        fused=fused or None,
+    )
+
+
+def halve_frozen(method: Method, half: torch.dtype) -> None:
+    """Keep what is frozen of the diffusion network in half precision.
+
+    That takes half the memory, and autocast need not cast it anew at every use. What is trained
+    stays float32, and so do codec and identity network, whose errors would be the loss's.
+    """
+    for name, weight in method.named_parameters():
+        if name.startswith("unet.") and not weight.requires_grad:
+            weight.data = weight.data.to(half)
+
+
 class Average:
     """The exponential moving average of what is trained, and of nothing else."""
 
-    def __init__(self, weights: Mapping[str, nn.Parameter], decay: float) -> None:
+    def __init__(self, weights: Mapping[str, Tensor], decay: float) -> None:
         self.weights, self.decay = weights, decay
         self.held = {name: w.detach().float().clone() for name, w in weights.items()}
         self.steps = 0
@@ -104,98 +216,75 @@ class Average:
             weight.copy_(values[name])
 
 
-class PlainEngine:
-    """One process, one device, plain torch."""
-
-    rank, world = 0, 1
+class PlainEngine(Engine):
+    """Plain torch: every worker holds everything, gradients are averaged (DDP; "ZeRO 0")."""
 
     def __init__(self, method: Method, recipe: TrainRecipe) -> None:
-        self.recipe, settings = recipe, recipe.optimiser
-        self.device = torch.device("cuda" if recipe.scale.use_gpu else "cpu")
-        self.method = method.to(self.device)
-        self.weights = method.trainable()
-        self.optimiser = torch.optim.AdamW(
-            self.weights.values(), settings.learning_rate, weight_decay=settings.weight_decay
+        super().__init__(method, recipe)
+        if self.half:
+            halve_frozen(method, self.half)
+        self.optimiser = adamw(self.weights, recipe)
+        if recipe.optimiser.ema_decay:
+            self.average = Average(self.weights, recipe.optimiser.ema_decay)
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=self.half is torch.float16)
+        self._parallel = (
+            DistributedDataParallel(self.method, forward_sync_buffers=False)
+            if self.group.world > 1
+            else None
         )
-        self.average = Average(self.weights, settings.ema_decay) if settings.ema_decay else None
-        self.taken = 0
-        half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(recipe.scale.precision)
-        self._half = half
-        self._scaler = torch.amp.GradScaler(self.device.type, enabled=half is torch.float16)
+        self._seen = 0.0
 
-    def micro(self, batch: Mapping[str, Tensor], share: float) -> dict[str, float]:
+    def micro(self, batch: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
         """Go forward and backward on one microbatch."""
-        batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
-        with torch.autocast(self.device.type, self._half) if self._half else nullcontext():
-            losses = self.method(batch)
-        self._scaler.scale(losses["loss"] * share).backward()
-        return {name: float(loss.detach()) for name, loss in losses.items()}
+        self._seen += share
+        # Workers exchange gradients once, when the last microbatch has added its own.
+        waiting = self._parallel is not None and self._seen < 1 - share / 2
+        half = torch.autocast(self.device.type, self.half) if self.half else nullcontext()
+        with self._parallel.no_sync() if self._parallel and waiting else nullcontext():
+            with half:
+                losses = (self._parallel or self.method)(self._on_device(batch))
+            self._scaler.scale(losses["loss"] * share).backward()
+        return {name: loss.detach() for name, loss in losses.items()}
 
     def step(self) -> Moved:
         """Clip, and move the weights unless a gradient is not finite."""
-        rate = learning_rate(self.recipe.optimiser, self.taken, self.recipe.steps)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
+        self._set_rate(self.optimiser)
         self._scaler.unscale_(self.optimiser)
         norm = nn.utils.clip_grad_norm_(self.weights.values(), self.recipe.optimiser.clip_norm)
         finite = bool(torch.isfinite(norm))
         if finite:
             self._scaler.step(self.optimiser)
+            self.moved += 1
             if self.average:
                 self.average.update()
         self._scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
-        self.taken += 1
+        self.taken, self._seen = self.taken + 1, 0.0
         return Moved(float(norm), not finite)
 
-    @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """Put the moving average in place of the trained weights while a block runs."""
-        with self.average.swapped() if self.average else nullcontext():
-            yield
+    @property
+    def _loss_scale(self) -> float:
+        return float(self._scaler.get_scale())
 
-    def save(self, folder: Path, state: Mapping[str, Any]) -> None:
-        """Write weights, average, moments; safetensors, and the state as their metadata."""
-        import json
+    @_loss_scale.setter
+    def _loss_scale(self, scale: float) -> None:
+        if self._scaler.is_enabled():
+            self._scaler.load_state_dict(self._scaler.state_dict() | {"scale": scale})
 
-        tensors = {f"weight.{n}": w.detach().contiguous() for n, w in self.weights.items()}
+    def _moment(self, name: str, key: str) -> Tensor:
+        weight = self.weights[name]
+        # A weight that no gradient has ever reached has no moments: they are what Adam begins with.
+        held: Tensor = self.optimiser.state[weight].get(key, torch.zeros_like(weight))
+        return held
+
+    @torch.no_grad()
+    def _take(self, shards: Shards) -> None:
         for name, weight in self.weights.items():
-            for key, value in self.optimiser.state.get(weight, {}).items():
-                tensors[f"{key}.{name}"] = value.detach().contiguous()
-        if self.average:
-            tensors |= {f"average.{n}": held for n, held in self.average.held.items()}
-        words = dict(state) | {"taken": self.taken}
-        words |= {"averaged_steps": self.average.steps if self.average else 0}
-        save_file(tensors, folder / "engine.safetensors", {"state": json.dumps(words)})
-
-    def load(self, folder: Path) -> dict[str, Any]:
-        """Read what ``save`` wrote.
-
-        Raises:
-            BadWeights: The checkpoint is of another method or size.
-        """
-        import json
-
-        from safetensors import safe_open
-
-        path = folder / "engine.safetensors"
-        tensors = load_file(path, device=str(self.device))
-        with safe_open(path, framework="pt") as opened:
-            words: dict[str, Any] = json.loads(opened.metadata()["state"])
-        wanted = {name: tuple(weight.shape) for name, weight in self.weights.items()}
-        there = {n[7:]: tuple(t.shape) for n, t in tensors.items() if n.startswith("weight.")}
-        if wanted != there:
-            raise BadWeights(str(path), "holds the weights of another recipe", "Train anew.")
-        with torch.no_grad():
-            for name, weight in self.weights.items():
-                weight.copy_(tensors[f"weight.{name}"])
-                moments = {k: tensors.get(f"{k}.{name}") for k in ("step", "exp_avg", "exp_avg_sq")}
-                if moments["step"] is not None:
-                    self.optimiser.state[weight] = moments
-                if self.average and f"average.{name}" in tensors:
-                    self.average.held[name].copy_(tensors[f"average.{name}"])
-        self.taken = words.pop("taken")
-        averaged = words.pop("averaged_steps")
-        if self.average:
-            self.average.steps = averaged
-        return words
+            weight.copy_(shards.read(f"weight.{name}"))
+            if self.moved:
+                where = self.device if self.optimiser.defaults["fused"] else "cpu"
+                self.optimiser.state[weight] = {
+                    "step": torch.tensor(float(self.moved), device=where)
+                } | {key: shards.read(f"{key}.{name}").to(self.device) for key in MOMENTS}
+            if self.average and f"average.{name}" in shards:
+                self.average.held[name].copy_(shards.read(f"average.{name}"))

@@ -14,8 +14,9 @@ from training.recipes import RECIPES, TrainRecipe, recipe
 HELP = """\
 usage: visage train RECIPE --data.path FOLDER [--out FOLDER] [settings]
 
-Train a recipe on features that `visage prepare` wrote, as one process on this machine.
-The same command again goes on from the newest checkpoint.
+Train a recipe on features that `visage prepare` wrote: as one process on this machine, or on many
+workers of a Ray cluster (--scale.workers, --scale.zero-stage). The same command again goes on from
+the newest checkpoint, on any number of workers.
 
 recipes (or the path of a recipe's YAML file):
 {recipes}
@@ -28,7 +29,9 @@ class Arguments:
 
     recipe: Annotated[TrainRecipe, tyro.conf.arg(name="")]
     out: str = "trained"
-    """Folder for runs."""
+    """Folder for runs; of many workers on several machines, on a disk that they share."""
+    address: str = ""
+    """Of the Ray cluster; empty: RAY_ADDRESS, or a Ray of its own. Only many workers need one."""
     json: bool = False
     """End with one JSON object on the last line."""
 
@@ -43,7 +46,7 @@ def main(arguments: list[str]) -> int:
     from pipelines.train import train
 
     console = Console(stderr=asked.json, highlight=False)
-    result = train(asked.recipe, asked.out, console)
+    result = train(asked.recipe, asked.out, console, asked.address)
     console.print(f"\nrun      {result.path}\nweights  {result.export}", soft_wrap=True)
     if asked.json:
         sys.stdout.write(json.dumps(asdict(result)) + "\n")

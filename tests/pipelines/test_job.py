@@ -3,7 +3,7 @@ import pytest
 
 from infra.errors import RunInUse
 from infra.storage import open_store
-from pipelines.job import Run, counts
+from pipelines.job import Run, counts, locked
 from stages.models.faces import ModelCard
 
 ROWS = pa.table(
@@ -113,9 +113,10 @@ def test_a_lost_folder_is_made_again(store):
 
 def test_a_run_in_use_is_refused(store):
     run = Run(store, "r1")
-    with run.locked(), pytest.raises(RunInUse, match="Wait for it"), Run(store, "r1").locked():
+    again = Run(store, "r1").folder
+    with locked(run.folder), pytest.raises(RunInUse, match="Wait for it"), locked(again):
         pass
-    with Run(store, "r1").locked():
+    with locked(again):
         assert run.folder.exists(".lock")
 
 

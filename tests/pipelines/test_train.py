@@ -1,6 +1,7 @@
 """``visage train`` as people type it, on features made of noise."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -41,7 +42,7 @@ def trained(features, tmp_path_factory):
 def test_a_run_leaves_weights_recipe_and_record(trained):
     _, result = trained
     assert result["step"] == 4
-    assert (Path(result["export"]) / "base.safetensors").exists()
+    assert list(Path(result["export"]).rglob("*.safetensors"))
     assert "width: 32" in (Path(result["path"]) / "recipe.yaml").read_text()
 
 
@@ -60,6 +61,45 @@ def test_the_same_command_again_trains_nothing_more(trained, features):
     told = visage("lfw64", "--data.path", features, *SMALL, "--json", cwd=home)
     again = json.loads(told.stdout.splitlines()[-1])
     assert (again["run"], again["step"], again["loss"]) == (result["run"], 4, result["loss"])
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.timeout(240)
+def test_sigterm_ends_workers_after_a_checkpoint_and_one_process_goes_on_from_it(
+    features, tmp_path
+):
+    many = [*SMALL, "--save-every", "1000", "--scale.workers", "2", "--scale.zero-stage", "3"]
+    few = ["--data.path", str(features), *SMALL, "--save-every", "1000"]
+    command = [VISAGE, "train", "lfw64", "--data.path", str(features), *many, "--steps", "1000"]
+    run = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path
+    )
+    said = []
+    for line in run.stdout:
+        said.append(line)
+        if line.startswith("step 2 "):
+            run.send_signal(signal.SIGTERM)
+    assert run.wait(60) == 0, "".join(said)
+    assert "after a checkpoint; the same command goes on" in "".join(said)
+    folder = next((tmp_path / "trained").glob("lfw64-*"))
+    reached = json.loads((folder / "run.json").read_text())["step"]
+    assert 2 <= reached < 1000
+    run = subprocess.Popen(
+        [VISAGE, "train", "lfw64", *few, "--steps", "1000"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    first = next(line for line in run.stdout if line.startswith("step "))
+    run.send_signal(signal.SIGTERM)
+    run.communicate(timeout=60)
+    assert first.startswith(f"step {reached + 1} of 1000")
+
+
+def test_more_workers_than_the_machine_has_are_refused(features, tmp_path):
+    told = visage("lfw64", "--data.path", features, *SMALL, "--batch", "4096", "--scale.workers",
+                  "4096", "--microbatch", "1", cwd=tmp_path)  # fmt: skip
+    assert told.returncode == 2, told.stderr
+    assert "scale.workers cannot be 4096: each needs 1 CPUs of its own" in told.stderr
 
 
 def test_a_run_is_scored_and_shown(trained):
@@ -89,7 +129,7 @@ def test_what_is_no_run_is_not_scored(tmp_path, folder):
         (["lfw64", "--data.path", "nothing"], "visage prepare"),
         (["lfw64", "--lossess.mse", "1"], "Did you mean '--losses.mse'?"),
         (["lfw64", "--steps", "0"], "give 1 or more"),
-        (["lfw64", "--data.path", "{features}", "--scale.workers", "2"], "--scale.workers 1"),
+        (["lfw64", "--data.path", "{features}", "--scale.offload"], "scale.zero_stage"),
         (["lfw64", "--data.path", "{features}", "--scale.use-gpu"], "torch sees no GPU"),
         (["ip_adapter_faceid_sd15", "--data.path", "{features}", "--scale.no-use-gpu"], "channels"),
     ],
