@@ -1,110 +1,248 @@
-"""Score a training run on people it never saw, and show what it draws."""
+"""Score a training run on people it never saw, and show what it draws.
+
+An evaluation is a folder ``<run>/evaluations/<checkpoint>-<digest>``, where the digest is of all
+that decides it, so another guidance or other people overwrite nothing and the same again is found.
+The newest is also copied beside the run: ``scores.json`` and ``contact.png``.
+"""
 
 import json
-from dataclasses import asdict
+import os
+import shutil
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
-from PIL import Image
 from rich.console import Console
-from rich.table import Table
 
 from infra.cluster import usable_cpus
-from infra.configuration import from_yaml
+from infra.configuration import digest, from_yaml
 from infra.errors import BadValue, UnreadableSource
-from training.build import build
-from training.evaluate import IdentityKept, identity_kept, pictures
+from infra.released import manifest
+from infra.storage import open_store
+from infra.tracking import Tracker
+from pipelines.evaluate_settings import EvaluateSettings
+from pipelines.job import code_version
+from pipelines.score_tables import Bar, scores_table
+from training.build import load_export
+from training.drawing import HeldOut, Plan, held_out
+from training.evaluate import evaluate as score
 from training.features import Prepared
-from training.loop import latest
-from training.method import Condition, Method
-from training.methods.base import BaseGenerator
-from training.nets.codec import load_codec
+from training.findings import Evaluation
+from training.loop import finished, latest
+from training.method import Method
+from training.metrics import flattened
+from training.nets.references import weights_version
 from training.recipes import TrainRecipe
+from training.recognise import Recogniser, is_aligned
+from training.scorers import Kind, load_scorer
+from training.sheets import contact_sheet
 
-SHEET_PEOPLE = 16
-SHEET_DRAWS = 4
+SCORES, SHEET, PEOPLE = "scores.json", "contact.png", "people.parquet"
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """An evaluation on disk."""
+
+    folder: Path
+    about: dict[str, Any]
+    """What ``scores.json`` says: ``scores`` by name with value, low, high and n; what is absent
+    and why; and what makes it comparable (corpus, encoder, people, seeds, guidance, steps)."""
+
+    @property
+    def each(self) -> dict[str, np.ndarray]:
+        """Scores per person, by name; ``person`` has the names."""
+        table = pq.read_table(self.folder / PEOPLE)
+        return {name: table[name].to_numpy() for name in table.column_names}
 
 
 def evaluate(
-    run: str, console: Console, *, people: int = 200, guidance: float = 3.0
-) -> IdentityKept:
-    """Score the newest checkpoint of a run; write ``scores.json`` and ``contact.png`` beside it.
+    run: str,
+    console: Console,
+    settings: EvaluateSettings = EvaluateSettings(),  # noqa: B008 - frozen
+) -> Evaluated:
+    """Score a checkpoint of a run, or find that it has been scored this way.
 
     Raises:
-        UnreadableSource: The folder is no training run, or has no whole checkpoint.
-        BadValue: The run's method cannot be scored this way yet.
+        UnreadableSource: The folder is no training run, or has no such checkpoint.
+        BadValue: Nobody is held out, or the encoder is another than at training.
+        BadWeights: The checkpoint's weights, or an encoder's, are not what they should be.
     """
-    folder = Path(run)
-    if not (folder / "recipe.yaml").exists():
-        raise UnreadableSource(run, "it has no recipe.yaml", "Name a run of `visage train`.")
-    newest = latest(folder)
+    subject = Subject.open(run, settings)
+    done = _found(subject.target)
+    if done is None:
+        done = _score(subject, settings, console)
+    else:
+        console.print(f"Scored before, the same way: {subject.target}", markup=False)
+    for name in (SCORES, SHEET):
+        beside = subject.run / f".{name}.part"
+        shutil.copyfile(done.folder / name, beside)
+        beside.replace(subject.run / name)
+    console.print(scores_table(done.about))
+    for note in done.about["notes"]:
+        console.print(note, markup=False)
+    _record(done, settings, console)
+    return done
+
+
+@dataclass
+class Subject:
+    """Whom an evaluation is of."""
+
+    run: Path
+    checkpoint: Path
+    recipe: TrainRecipe
+    prepared: Prepared
+    people: HeldOut
+    target: Path
+    """Its folder."""
+
+    @staticmethod
+    def open(run: str, settings: EvaluateSettings) -> "Subject":
+        """Find all that an evaluation needs, before anything heavy is loaded."""
+        folder = Path(run)
+        if not (folder / "recipe.yaml").exists():
+            raise UnreadableSource(run, "it has no recipe.yaml", "Name a run of `visage train`.")
+        checkpoint = chosen(folder, settings.checkpoint)
+        recipe = from_yaml(folder / "recipe.yaml", TrainRecipe(name="unnamed"))
+        prepared = Prepared(Path(recipe.data.path))
+        people = held_out(prepared, recipe.data.heldout_share, settings.people)
+        scorers = [weights_version(r, ()) for r in (settings.clip, settings.dino) if r]
+        asked = {**asdict(settings), "checkpoint": checkpoint.name, "scorers": scorers}
+        which = digest(asked, manifest(checkpoint / "export"), people.digest, code_version())
+        target = folder / f"evaluations/{checkpoint.name}-{which[:8]}"
+        return Subject(folder, checkpoint, recipe, prepared, people, target)
+
+
+def chosen(run: Path, checkpoint: str) -> Path:
+    """Find a whole checkpoint of a run: ``latest``, ``best``, or by its name.
+
+    Raises:
+        UnreadableSource: There is none of that name, or none at all.
+    """
+    newest = latest(run)
     if newest is None:
-        raise UnreadableSource(run, "it has no whole checkpoint", "Train it further first.")
-    recipe = from_yaml(folder / "recipe.yaml", TrainRecipe(name="unnamed"))
-    torch.set_num_threads(recipe.scale.threads or usable_cpus())
-    job = build(recipe)
-    if not isinstance(job.method, BaseGenerator):
-        raise BadValue(
-            "run",
-            run,
-            "only methods of kind `base` can be scored so far: others draw whole photos.",
-        )
-    job.method.load(newest / "export")
-    job.method.eval()
-    _, heldout = job.prepared.split(recipe.data.heldout_share)
-    if len(heldout) == 0:
-        raise BadValue(
-            "data.heldout_share",
-            recipe.data.heldout_share,
-            "no person is held out: train with more.",
-        )
-    scores = identity_kept(job.method, job.prepared, heldout, people=people, guidance=guidance)
-    contact_sheet(job.method, job.prepared, heldout, guidance).save(folder / "contact.png")
-    words = asdict(scores) | {"checkpoint": newest.name, "guidance": guidance}
-    (folder / "scores.json").write_text(json.dumps(words, indent=2) + "\n")
-    console.print(table(scores))
-    return scores
+        raise UnreadableSource(str(run), "it has no whole checkpoint", "Train it further first.")
+    if checkpoint == "latest":
+        return newest
+    name = checkpoint
+    if checkpoint == "best":
+        marker = run / "best.json"
+        if not marker.exists():
+            cure = "Train with --keep-best and the name of a loss or score, or ask for `latest`."
+            raise UnreadableSource(str(run), "it has no best.json", cure)
+        name = str(json.loads(marker.read_text())["checkpoint"])
+    elif name.removeprefix("step-").isdecimal():
+        name = f"step-{int(name.removeprefix('step-')):07d}"
+    whole = [path.name for path in finished(run)]
+    if name not in whole:
+        cure = f"It has {', '.join(whole)}."
+        raise UnreadableSource(str(run), f"it has no whole checkpoint {name!r}", cure)
+    return run / name
 
 
-def table(scores: IdentityKept) -> Table:
-    """Lay the scores out for a terminal."""
-    rows = Table(box=None, pad_edge=False, header_style="bold")
-    rows.add_column(f"{scores.people} people held out")
-    rows.add_column("", justify="right")
-    for what, value in (
-        ("AUC, generated faces", f"{scores.auc:.3f}"),
-        ("AUC, real second photographs (ceiling)", f"{scores.ceiling_auc:.3f}"),
-        ("AUC, shuffled references (floor)", f"{scores.floor_auc:.3f}"),
-        ("distance to own reference", f"{scores.own_distance:.3f}"),
-        ("distance to others", f"{scores.other_distance:.3f}"),
-        ("called the same person", f"{scores.same_person_share:.0%}"),
-        ("loss with another's vector minus own", f"{scores.loss_gain:+.4f}"),
-        ("by chance with probability", f"{scores.loss_gain_p:.1g}"),
-    ):
-        rows.add_row(what, value)
-    return rows
+def _found(target: Path) -> Evaluated | None:
+    path = target / SCORES
+    return Evaluated(target, json.loads(path.read_text())) if path.exists() else None
 
 
-def contact_sheet(
-    method: Method, prepared: Prepared, heldout: np.ndarray, guidance: float
-) -> Image.Image:
-    """Draw some held-out people: the reference on the left, generated faces to its right."""
-    first: dict[str, int] = {}
-    for sample in heldout.tolist():
-        first.setdefault(prepared.people[sample], sample)
-    chosen = np.array([sample for _, sample in sorted(first.items())][:SHEET_PEOPLE])
-    codec = load_codec(prepared.features.codec, prepared.folder)
-    columns = [pictures(codec.decode(prepared.read("latents", chosen)))]
-    condition = Condition(prepared.read("identity", chosen))
-    for seed in range(SHEET_DRAWS):
-        rng = torch.Generator().manual_seed(seed)
-        columns.append(pictures(method.generate(condition, rng, guidance=guidance)))
-    rows = [np.concatenate(row, axis=1) for row in zip(*columns, strict=True)]
-    half = (len(rows) + 1) // 2
-    sides = [np.concatenate(part, axis=0) for part in (rows[:half], rows[half:]) if part]
-    height = max(len(side) for side in sides)
-    padded = [np.pad(s, [(0, height - len(s)), (0, 0), (0, 0)], constant_values=255) for s in sides]
-    return Image.fromarray(np.concatenate(padded, axis=1)).resize(
-        (2 * sum(side.shape[1] for side in sides), 2 * height), Image.Resampling.NEAREST
+def _score(subject: Subject, settings: EvaluateSettings, console: Console) -> Evaluated:
+    """Carry an evaluation out, and write it, whole or not at all."""
+    torch.set_num_threads(subject.recipe.scale.threads or usable_cpus())
+    device = "cuda" if subject.recipe.scale.use_gpu and torch.cuda.is_available() else "cpu"
+    prepared = subject.prepared
+    recogniser = Recogniser(
+        prepared.features, aligned=is_aligned(prepared), pack=settings.pack, device=device
     )
+    asked = {"clip": settings.clip, "dino": settings.dino}
+    scorers = {
+        kind: load_scorer(cast(Kind, kind), reference, device)
+        for kind, reference in asked.items()
+        if reference
+    }
+    method = _method(subject).to(device).eval()
+    plan = Plan(
+        people=settings.people, seeds=settings.seeds, steps=settings.steps,
+        guidance=settings.guidance,
+    )  # fmt: skip
+    with Bar(console) as bar:
+        found = score(
+            method, prepared, subject.people, plan, recogniser,
+            scorers=scorers, device=device, progress=bar.show,
+        )  # fmt: skip
+    about = {
+        "scores": flattened(found.scores),
+        "absent": found.absent,
+        "p_values": found.p_values,
+        "notes": found.notes,
+        "run": subject.run.resolve().name,
+        "checkpoint": subject.checkpoint.name,
+        "evaluation": subject.target.name,
+        "export": digest(manifest(subject.checkpoint / "export")),
+        "corpus": prepared.features.corpus,
+        "encoder": recogniser.encoder,
+        "facesim_of": recogniser.similarity_of,
+        "aligned": recogniser.aligned,
+        "scorers": {kind: {"weights": scorer.weights, "reference": asked[kind]}
+                    for kind, scorer in scorers.items()},
+        "people": len(subject.people.names),
+        "people_digest": subject.people.digest,
+        "seeds": list(range(plan.seeds)),
+        "guidance": plan.guidance,
+        "steps": plan.steps,
+        "code": code_version(),
+    }  # fmt: skip
+    return _write(subject, found, about)
+
+
+def _method(subject: Subject) -> Method:
+    """Load the checkpoint, and see that it was trained on these features."""
+    method = load_export(subject.checkpoint / "export")
+    trained, here = method.features, subject.prepared.features
+    for name in ("corpus", "embedder"):
+        if (then := getattr(trained, name)) != (now := getattr(here, name)):
+            raise BadValue(
+                "data.path",
+                subject.recipe.data.path,
+                f"the run was trained on features with {name} {then}, and these have {now}. "
+                "Prepare the corpus of the training there again.",
+            )
+    return method
+
+
+def _write(subject: Subject, found: Evaluation, about: dict[str, Any]) -> Evaluated:
+    """Write the folder beside its place and move it there."""
+    beside = subject.target.with_name(f".{subject.target.name}.{os.getpid()}")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    title = (
+        f"{about['run']}, {about['checkpoint']}, guidance {about['guidance']:g}; below each "
+        f"drawing: distance to the reference by {about['encoder']}"
+    )
+    contact_sheet(found.rows, title).save(beside / SHEET)
+    columns = {"person": subject.people.names, **{n: v.tolist() for n, v in found.each.items()}}
+    pq.write_table(pa.table(columns), beside / PEOPLE)
+    (beside / SCORES).write_text(json.dumps(about, indent=2, allow_nan=False) + "\n")
+    beside.replace(subject.target)
+    return Evaluated(subject.target, about)
+
+
+def _record(done: Evaluated, settings: EvaluateSettings, console: Console) -> None:
+    """Tell MLflow, in the store that the run is in."""
+    about = done.about
+    store = open_store(str(done.folder.parents[2]))
+    tracker = Tracker(store, "evaluate", f"{about['run']}-{about['evaluation']}")
+    tracker.finish(
+        params=asdict(settings) | {"checkpoint": about["checkpoint"]},
+        metrics={name: score["value"] for name, score in about["scores"].items()},
+        texts={},
+        tags={"visage.trained": about["run"], "visage.corpus": about["corpus"],
+              "visage.people": about["people_digest"], "visage.code": about["code"]},
+        files={name: done.folder / name for name in (SCORES, SHEET)},
+    )  # fmt: skip
+    if tracker.problem:
+        console.print(f"{tracker.problem}. The scores are in {done.folder}.", markup=False)

@@ -1,143 +1,279 @@
-"""Does a generator of aligned faces keep people it never saw? Measured on held-out people.
+"""Does a model keep people it never saw, and does it draw what it is told? On held-out people.
 
-Two questions. Does the right person's vector make the denoising loss smaller than another's? And
-are the pictures that are drawn nearer to their own reference than to other people's?
+Who is drawn is measured by the encoder that the corpus was measured with. That encoder's vectors
+are also what the model is conditioned on, so a part of every score may be features that only it
+sees.
 """
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64
+from torch import Tensor
 
-from stages.models.backend import load_embedder
-from training.crops import chips_of_aligned
+from training.drawing import (
+    HeldOut,
+    Photographs,
+    Plan,
+    Progress,
+    condition,
+    draw,
+    parts,
+    takes_text,
+)
 from training.features import Prepared
+from training.fidelity import Views, fidelity
+from training.findings import Evaluation
 from training.method import Condition, Method
-from training.metrics import auc, pairwise, wilcoxon_greater
+from training.metrics import (
+    auc_score,
+    diversity,
+    face_sim,
+    lowest_tenth,
+    mean_score,
+    nearest,
+    own_and_others,
+    pairwise,
+    wilcoxon_greater,
+)
+from training.recognise import Recogniser, Seen
+from training.scorers import Scorer
+from training.sheets import SHOWN, Row, thumbnail
 
-_DRAWN_AT_ONCE = 50
+_READ_AT_ONCE = 4096
+_TIMES = (0.2, 0.4, 0.6, 0.8)
+_ALONE = "one person has nobody to be told from"
+_FACELESS = "no face was seen in any picture"
 
 
-@dataclass(frozen=True, kw_only=True)
-class IdentityKept:
-    """How well unseen people are kept."""
+@dataclass
+class _Task:
+    """What every part of an evaluation needs."""
 
-    people: int
-    auc: float
-    """A generated face is nearer to its own reference than to another person's."""
-    own_distance: float
-    other_distance: float
-    same_person_share: float
-    """Generated faces below the encoder's threshold to their reference."""
-    ceiling_auc: float
-    """The same of real second photographs of the same people."""
-    floor_auc: float
-    """The same with references shuffled: chance."""
-    loss_gain: float
-    """Denoising loss with another's vector minus with the own."""
-    loss_gain_p: float
-    """Wilcoxon's probability of such a gain by chance."""
+    method: Method
+    prepared: Prepared
+    people: HeldOut
+    plan: Plan
+    recogniser: Recogniser
+    progress: Progress
+    found: Evaluation
+    references: Float[np.ndarray, "people dim"]
 
 
 @torch.no_grad()
-def identity_kept(
+def evaluate(
     method: Method,
     prepared: Prepared,
-    heldout: Int64[np.ndarray, " heldout"],
+    people: HeldOut,
+    plan: Plan,
+    recogniser: Recogniser,
     *,
-    people: int = 200,
-    guidance: float = 3.0,
-    steps: int = 30,
-    seed: int = 0,
-) -> IdentityKept:
-    """Draw one face for each of some held-out people who have two photographs or more.
+    scorers: Mapping[str, Scorer],
+    device: str = "cpu",
+    progress: Progress = lambda *_: None,
+) -> Evaluation:
+    """Draw every held-out person once, the shown ones with every seed, and score the pictures.
 
-    The reference is a person's first photograph by id, the real second photograph the next one.
+    All first pictures come from one stream of noise, seed 0, so two runs draw the same person from
+    the same noise.
+
+    Args:
+        method: In evaluation, on ``device``.
+        prepared: What it was trained on, and the held-out people.
+        people: Whom to draw.
+        plan: How.
+        recogniser: Who tells people apart.
+        scorers: Encoders of whole pictures by kind, ``clip`` and ``dino``; scores that lack theirs
+            are absent.
+        device: ``cpu`` or ``cuda``.
+        progress: Told how it goes.
     """
-    first, second = _two_photos(prepared, heldout, people)
-    references = prepared.read("identity", first)
-    rng = torch.Generator().manual_seed(seed)
-    drawn = [
-        method.generate(Condition(part), rng, steps=steps, guidance=guidance)
-        for part in torch.split(references, _DRAWN_AT_ONCE)
-    ]
-    vectors, known = embedded(pictures(torch.cat(drawn)), prepared), references.numpy()
-    embedder = load_embedder(prepared.features.backend, "", "cpu")
-    between = pairwise(vectors, known, embedder.metric)
-    own, others = _own_and_others(between)
-    real = pairwise(prepared.read("identity", second).numpy(), known, embedder.metric)
-    turned = np.roll(np.arange(len(known)), len(known) // 2)
-    gains = loss_gains(method, prepared, first, seed)
-    return IdentityKept(
-        people=len(first),
-        auc=auc(own, others),
-        own_distance=float(own.mean()),
-        other_distance=float(others.mean()),
-        same_person_share=float((own < embedder.same_person_below).mean()),
-        ceiling_auc=auc(*_own_and_others(real)),
-        floor_auc=auc(*_own_and_others(between[:, turned])),
-        loss_gain=float(gains.mean()),
-        loss_gain_p=wilcoxon_greater(gains, np.zeros_like(gains)),
+    references = prepared.read("identity", people.first).numpy()
+    task = _Task(method, prepared, people, plan, recogniser, progress, Evaluation(), references)
+    photographs = Photographs(prepared, method.codec, device)
+    _show_photographs(task, photographs)
+    seen, views = _draw_everybody(task, scorers)
+    _score_identity(task, seen)
+    _score_leakage(task, seen.vectors)
+    _draw_again(task, seen.vectors)
+    gains = loss_gains(method, prepared, people.first, device=device, progress=progress)
+    task.found.mean("loss_gain", gains)
+    task.found.p_values["loss_gain"] = wilcoxon_greater(gains, np.zeros_like(gains))
+    fidelity(
+        task.found,
+        prepared,
+        people,
+        photographs,
+        scorers,
+        views,
+        worded=takes_text(method, prepared),
     )
+    return task.found
 
 
-def pictures(
-    drawn: Float[torch.Tensor, "faces 3 height width"],
-) -> UInt8[np.ndarray, "faces height width 3"]:
-    """Turn generated tensors into pictures."""
-    bytes_ = (drawn.clamp(0, 1) * 255).round().byte()
-    return np.asarray(bytes_.permute(0, 2, 3, 1).contiguous().cpu().numpy(), dtype=np.uint8)
+def _show_photographs(task: _Task, photographs: Photographs) -> None:
+    """Begin the sheet with photographs of those who are shown."""
+    people, rows = task.people, task.found.rows
+    for picture in photographs(people.first[:SHOWN]):
+        rows.append(Row([("reference", thumbnail(picture), "")]))
+    if people.second is not None:
+        for row, picture in zip(rows, photographs(people.second[:SHOWN]), strict=True):
+            row.append(("real second", thumbnail(picture), ""))
 
 
-def embedded(
-    faces: UInt8[np.ndarray, "faces side side 3"], prepared: Prepared
-) -> Float[np.ndarray, "faces dim"]:
-    """Embed aligned pictures the way their photographs were."""
-    embedder = load_embedder(prepared.features.backend, "", "cpu")
-    return np.asarray(embedder.embed(chips_of_aligned(faces)))
+def _draw_everybody(task: _Task, scorers: Mapping[str, Scorer]) -> tuple[Seen, Views]:
+    """Draw each person once; keep vectors, and thumbnails of the shown."""
+    rng = torch.Generator().manual_seed(0)
+    looks: list[Seen] = []
+    views: dict[str, list[Float[np.ndarray, "part dim"]]] = {kind: [] for kind in scorers}
+    total = len(task.people.names)
+    task.progress("drawing", 0, total)
+    for part in parts(total, task.prepared.features.image_px):
+        drawn = draw(task.method, _asked(task, part), task.plan, rng)
+        looks.append(task.recogniser.look(drawn))
+        for kind, scorer in scorers.items():
+            views[kind].append(scorer.pictures(drawn))
+        own = np.diag(pairwise(looks[-1].vectors, task.references[part], task.recogniser.metric))
+        for row, picture, away in zip(task.found.rows[part], drawn, own, strict=False):
+            row.append(("seed 0", thumbnail(picture), f"{away:.2f}"))
+        task.progress("drawing", part.stop, total)
+    vectors = np.concatenate([look.vectors for look in looks])
+    found = np.concatenate([look.found for look in looks])
+    return Seen(vectors, found), {kind: np.concatenate(each) for kind, each in views.items()}
 
 
-def _two_photos(
-    prepared: Prepared, heldout: Int64[np.ndarray, " heldout"], people: int
-) -> tuple[Int64[np.ndarray, " people"], Int64[np.ndarray, " people"]]:
-    """Return the first and second photographs of the first people who have two."""
-    photos: dict[str, list[int]] = {}
-    for sample in heldout.tolist():
-        photos.setdefault(prepared.people[sample], []).append(sample)
-    pairs = [seen[:2] for _, seen in sorted(photos.items()) if len(seen) > 1][:people]
-    both = np.array(pairs, dtype=np.int64).reshape(-1, 2)
-    return both[:, 0], both[:, 1]
+def _asked(task: _Task, part: slice) -> Condition:
+    return condition(task.method, task.prepared, task.people.first[part], task.people.target[part])
 
 
-def _own_and_others(
-    between: Float[np.ndarray, "faces people"],
-) -> tuple[Float[np.ndarray, " own"], Float[np.ndarray, " others"]]:
-    """Divide distances into those to one's own reference and all the others."""
-    faces, people = between.shape
-    mine = np.arange(faces)[:, None] == np.arange(people)
-    return between[mine], between[np.logical_not(mine)]
+def _score_identity(task: _Task, seen: Seen) -> None:
+    """Compare everybody with the own reference and everybody else's, and with photographs."""
+    found, recogniser, references = task.found, task.recogniser, task.references
+    between = pairwise(seen.vectors, references, recogniser.metric)
+    score, wins = auc_score(between)
+    alone = len(references) < 2
+    found.put("auc", score, _ALONE if alone else _FACELESS, wins)
+    turned = np.roll(np.arange(len(references)), len(references) // 2)
+    found.put("auc_floor", auc_score(between[:, turned])[0], _ALONE if alone else _FACELESS)
+    own, others = own_and_others(between)
+    found.mean("own_distance", own, _FACELESS)
+    found.mean("other_distance", others, _ALONE if alone else _FACELESS)
+    # A comparison with nan is False: who is not seen is not the same person.
+    found.mean("same_person_share", (own < recogniser.same_person_below).astype(np.float64))
+    found.mean("face_share", seen.found.astype(np.float64))
+    similar = recogniser.similarity(seen.vectors, references)
+    similar = np.where(seen.found, similar, np.nan)
+    counted, published = face_sim(similar), face_sim(similar, published=True)
+    found.mean("facesim", counted)
+    found.put("facesim_p10", mean_score(counted, statistic=lowest_tenth), _FACELESS)
+    found.mean("facesim_published", published, _FACELESS)
+    found.put("facesim_published_p10", mean_score(published, statistic=lowest_tenth), _FACELESS)
+    if task.people.second is None:
+        why = "held-out people have one photograph each"
+        names = ("auc_ceiling", "facesim_ceiling", "diversity_real", "leakage_real")
+        found.absent |= dict.fromkeys(names, why)
+        return
+    real = task.prepared.read("identity", task.people.second).numpy()
+    far = pairwise(real, references, recogniser.metric)
+    found.put("auc_ceiling", auc_score(far)[0], _ALONE)
+    found.mean("facesim_ceiling", face_sim(recogniser.similarity(real, references)))
+    found.mean("diversity_real", np.diag(far).copy())
+
+
+def _score_leakage(task: _Task, vectors: Float[np.ndarray, "people dim"]) -> None:
+    """Ask who is nearer: the person asked for, or somebody whom the model was trained on.
+
+    The same question of real second photographs says how often that happens by itself, which it
+    does the more, the more people there are.
+    """
+    metric, training = task.recogniser.metric, task.people.training
+    if len(training) == 0:
+        why = "there is nobody that it was trained on"
+        task.found.absent |= dict.fromkeys(("leakage", "leakage_real"), why)
+        return
+    asked = {"leakage": vectors}
+    if task.people.second is not None:
+        asked["leakage_real"] = task.prepared.read("identity", task.people.second).numpy()
+    for name, faces in asked.items():
+        own = np.diag(pairwise(faces, task.references, metric))
+        away = nearest(faces, _vectors(task.prepared, training), metric)
+        nearer = np.where(np.isnan(own), np.nan, (away < own).astype(np.float64))
+        task.found.mean(name, nearer, _FACELESS)
+
+
+def _vectors(
+    prepared: Prepared, samples: Int64[np.ndarray, " samples"]
+) -> Iterator[Float[np.ndarray, "part dim"]]:
+    for start in range(0, len(samples), _READ_AT_ONCE):
+        yield prepared.read("identity", samples[start : start + _READ_AT_ONCE]).numpy()
+
+
+def _draw_again(task: _Task, vectors: Float[np.ndarray, "people dim"]) -> None:
+    """Draw the shown people with the other seeds, and without identity; score diversity."""
+    rows, plan = task.found.rows, task.plan
+    shown, px = len(rows), task.prepared.features.image_px
+    seeds, total = [vectors[:shown]], shown * plan.seeds
+    task.progress("drawing again", 0, total)
+    for seed in range(1, plan.seeds):
+        rng = torch.Generator().manual_seed(seed)
+        looks = []
+        for part in parts(shown, px):
+            drawn = draw(task.method, _asked(task, part), plan, rng)
+            look = task.recogniser.look(drawn)
+            looks.append(look.vectors)
+            own = np.diag(pairwise(look.vectors, task.references[part], task.recogniser.metric))
+            for row, picture, away in zip(rows[part], drawn, own, strict=True):
+                row.append((f"seed {seed}", thumbnail(picture), f"{away:.2f}"))
+            task.progress("drawing again", (seed - 1) * shown + part.stop, total)
+        seeds.append(np.concatenate(looks))
+    values = np.full(len(vectors), np.nan)
+    values[:shown] = diversity(np.stack(seeds, axis=1), task.recogniser.metric)
+    task.found.mean("diversity", values, "fewer than two seeds of a person show a face")
+    rng = torch.Generator().manual_seed(0)
+    for part in parts(shown, px):
+        drawn = draw(task.method, _asked(task, part), plan, rng, without_identity=True)
+        for row, picture in zip(rows[part], drawn, strict=True):
+            row.append(("identity off", thumbnail(picture), ""))
+        task.progress("drawing again", (plan.seeds - 1) * shown + part.stop, total)
 
 
 @torch.no_grad()
 def loss_gains(
-    method: Method, prepared: Prepared, samples: Int64[np.ndarray, " samples"], seed: int
+    method: Method,
+    prepared: Prepared,
+    samples: Int64[np.ndarray, " samples"],
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: Progress = lambda *_: None,
 ) -> Float[np.ndarray, " samples"]:
-    """Return, per sample, the loss with another person's vector minus with the own.
+    """Return, per sample, the denoising loss with another person's vector minus with the own.
 
-    Four times of the schedule each; noise and times are the same on both sides.
+    Four times of the schedule each; noise, times and text are the same on both sides. What an
+    adapter reads of the reference's picture goes with the vector.
     """
-    latents, own = prepared.read("latents", samples), prepared.read("identity", samples)
-    other = own.roll(len(own) // 2, dims=0)
+    given = sorted(prepared.names & {"text", "pooled", "image", "size"})
+    other = np.roll(samples, len(samples) // 2)
     rng = torch.Generator().manual_seed(seed)
     gains = np.zeros(len(samples))
-    for time in (0.2, 0.4, 0.6, 0.8):
-        noise = torch.randn(latents.shape, generator=rng)
-        for i in range(len(samples)):
-            at = slice(i, i + 1)
-            batch = {"latents": latents[at], "noise": noise[at], "target_identity": own[at],
-                     "time": torch.full((1,), time), "drop": torch.ones(1)}  # fmt: skip
-            with_own = method(batch | {"identity": own[at]})["mse"]
-            with_other = method(batch | {"identity": other[at]})["mse"]
-            gains[i] += float(with_other - with_own) / 4
+    progress("losses", 0, len(_TIMES) * len(samples))
+    for number, time in enumerate(_TIMES):
+        for i, sample in enumerate(samples.tolist()):
+            read = {name: prepared.read(name, np.array([sample]))
+                    for name in ("latents", "identity", "landmarks", "mask", *given)}  # fmt: skip
+            noise = torch.randn(read["latents"].shape, generator=rng)
+            batch = read | {"target_identity": read["identity"], "noise": noise,
+                            "time": torch.full((1,), time), "drop": torch.ones(1)}  # fmt: skip
+            strange = {name: prepared.read(name, other[i : i + 1])
+                       for name in ("identity", "image") if name in read}  # fmt: skip
+            with_own = method(_placed(batch, device))["mse"]
+            with_other = method(_placed(batch | strange, device))["mse"]
+            gains[i] += float(with_other - with_own) / len(_TIMES)
+        progress("losses", (number + 1) * len(samples), len(_TIMES) * len(samples))
     return gains
+
+
+def _placed(batch: Mapping[str, Tensor], device: str) -> dict[str, Tensor]:
+    return {name: tensor.to(device) for name, tensor in batch.items()}

@@ -1,57 +1,65 @@
-"""What validation and evaluation both say of generated faces.
+"""What is said of faces, in numbers, with how sure one can be of them.
 
-Distances are small for one person and large for two. The mean of nothing is nan.
+Distances are small for one person and large for two; nan stands for what was not seen. Everything
+is over people: who is drawn again by the bootstrap is a person with all that belongs to one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import cv2
 import numpy as np
 import numpy.typing as npt
-from jaxtyping import Bool, Float, Float32, Shaped
+from jaxtyping import Float
 from scipy import stats
 
 from infra.errors import BadValue
-from stages.models.backend import load_detector, load_embedder
-from stages.models.faces import Embedder, distance
-from stages.types import RGB
 
-SMALLEST_PX = 150
-"""Shorter sides are enlarged to this before a face is looked for."""
-_DETECT_PX = {"dlib": 300, "insightface": 640}
-_MIN_SCORE = {"dlib": 0.0, "insightface": 0.5}
-_CHUNK = 4096
-
-
-@dataclass(frozen=True, kw_only=True)
-class IdentityScores:
-    """How well generated pictures keep the people they were asked for."""
-
-    auc: float
-    """See ``auc``: 1 where everybody is told apart, 0.5 by chance."""
-    own_distance: float
-    """Mean distance of a face to its own reference."""
-    other_distance: float
-    """Mean distance of a face to the references of other people."""
-    same_person_share: float
-    """Share of all pictures that the encoder's author would call the person asked for."""
-    face_share: float
-    """Share of all pictures in which the detector sees a face."""
-    pictures: int
-    aligned: bool
-    """Pictures were taken for aligned crops of faces and embedded whole."""
+RESAMPLES = 1000
+_BY_CHANCE = 9999
 
 
 @dataclass(frozen=True)
-class EmbeddedPictures:
-    """Who is seen in each picture."""
+class Score:
+    """A number and its 95 % bootstrap interval."""
 
-    vectors: Float32[np.ndarray, "pictures dim"]
-    """nan where no face could be embedded."""
-    found: Bool[np.ndarray, " pictures"]
-    """The detector sees a face."""
+    value: float
+    low: float
+    high: float
+    n: int
+    """How many people, or pictures where that is said, stand behind it."""
+
+
+def mean_score(
+    values: Float[np.ndarray, " people"],
+    seed: int = 0,
+    statistic: Callable[..., npt.ArrayLike] = np.mean,
+) -> Score | None:
+    """Return the mean over people, or another statistic, and its percentile interval.
+
+    Args:
+        values: One per person; nan where the person says nothing, and is left out.
+        seed: Of the resampling.
+        statistic: Takes an array and ``axis``, as ``numpy.mean`` does.
+
+    Returns:
+        None where nobody says anything.
+
+    References:
+        Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13.
+    """
+    values = values[~np.isnan(values)]
+    if values.size == 0:
+        return None
+    again = np.random.default_rng(seed).integers(values.size, size=(RESAMPLES, values.size))
+    low, high = np.percentile(np.asarray(statistic(values[again], axis=1)), [2.5, 97.5])
+    value = float(np.asarray(statistic(values, axis=0)))
+    return Score(value, float(low), float(high), values.size)
+
+
+def lowest_tenth(values: Float[np.ndarray, "*n"], axis: int) -> npt.ArrayLike:
+    """Return the 10th percentile: how those fare who are kept worst."""
+    return np.asarray(np.percentile(values, 10, axis=axis))
 
 
 def auc(own: Float[np.ndarray, "*n"], others: Float[np.ndarray, "*m"]) -> float:
@@ -71,50 +79,95 @@ def auc(own: Float[np.ndarray, "*n"], others: Float[np.ndarray, "*m"]) -> float:
     return float(1 - (not_below + not_above).mean() / (2 * ranked.size))
 
 
-def face_sim(
-    similarities: Float[np.ndarray, " pictures"],
-    found: Bool[np.ndarray, " pictures"],
-    *,
-    published: bool = False,
-) -> tuple[float, float]:
-    """Return the mean and the lowest tenth (10th percentile) of cosine similarities.
-
-    A similarity below 0 counts as 0, as in the papers, and so does a picture without a face.
+def auc_score(
+    between: Float[np.ndarray, "people people"], seed: int = 0
+) -> tuple[Score | None, Float[np.ndarray, " people"]]:
+    """Return ``auc`` of a table of distances, its interval over people, and each one's part of it.
 
     Args:
-        similarities: 1 - cosine distance; anything where no face was found. Only for encoders
-            that are compared by cosine: dlib's vectors are nearly parallel for all people.
-        found: Whether there is a face.
-        published: Leave pictures without a face out, as ConsisID (arXiv:2411.17440) does: a model
-            then gains by not painting a face. For comparison with published numbers only.
+        between: Picture of person i to the reference of person j; the diagonal is one's own. A row
+            of nan is a picture without a face: it is nearer to nobody, hence wins no comparison,
+            and says nothing of the others' distances.
+        seed: Of the resampling.
+
+    Returns:
+        The score, None below two people with faces; and per person the share of the others'
+        distances that one's own is below, whose mean is the AUC.
     """
-    counted = np.where(found, np.maximum(similarities, 0), 0)
-    if published:
-        counted = counted[found]
-    if counted.size == 0:
-        return float("nan"), float("nan")
-    return float(counted.mean()), float(np.percentile(counted, 10))
+    people = len(between)
+    seen = ~np.isnan(between).any(axis=1)
+    rows, columns = np.nonzero(~np.eye(people, dtype=bool) & seen[:, None])
+    if rows.size == 0:
+        return None, np.full(people, np.nan)
+    order = np.argsort(between[rows, columns], kind="stable")
+    rows, columns = rows[order], columns[order]
+    ranked, own = between[rows, columns], np.where(seen, np.diag(between), np.inf)
+    left, right = np.searchsorted(ranked, own, "left"), np.searchsorted(ranked, own, "right")
+    parts = 1 - (left + right) / (2 * rows.size)
+    rng = np.random.default_rng(seed)
+    values: list[float] = []
+    while len(values) < RESAMPLES:
+        times = np.bincount(rng.integers(people, size=people), minlength=people)
+        up_to = np.concatenate([[0], np.cumsum(times[rows] * times[columns])])
+        if up_to[-1] > 0:
+            won = 1 - (up_to[left] + up_to[right]) / (2 * up_to[-1])
+            values.append(float((times * won).sum() / people))
+    low, high = np.percentile(values, [2.5, 97.5])
+    return Score(float(parts.mean()), float(low), float(high), people), parts
 
 
-def paired_bootstrap(
-    a: Float[np.ndarray, " pairs"], b: Float[np.ndarray, " pairs"], seed: int, n: int = 2000
-) -> tuple[float, float, float]:
-    """Return the mean of a - b and its 95 % interval: low, high.
+def face_sim(
+    similarities: Float[np.ndarray, " pictures"], *, published: bool = False
+) -> Float[np.ndarray, " pictures"]:
+    """Return FaceSim per picture: the cosine similarity to the reference, 0 where it is below.
 
-    Pairs are drawn again, with replacement, ``n`` times: what both models find hard stays in both.
+    Args:
+        similarities: nan where no face was found: that counts as 0.
+        published: Leave pictures without a face out (nan), as ConsisID (arXiv:2411.17440) does: a
+            model then gains by not painting a face. For comparison with published numbers only.
+    """
+    counted = np.maximum(similarities, 0)
+    return np.asarray(counted if published else np.nan_to_num(counted, nan=0.0))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How two runs differ on the same people."""
+
+    mean: float
+    """Mean of the first less the second."""
+    low: float
+    high: float
+    p: float
+    """Probability of so large a mean, either way, if which run is which were chance."""
+    n: int
+
+
+def paired(
+    a: Float[np.ndarray, " people"], b: Float[np.ndarray, " people"], seed: int = 0
+) -> Difference:
+    """Compare two runs by pairs: what both find hard does not widen the interval.
+
+    The interval is the bootstrap's, 95 %; p is of the test that turns the signs of differences.
+    Who is nan in either is left out.
 
     Raises:
         BadValue: There is no pair.
 
     References:
-        Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13.
+        Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 13 and 15.
     """
-    if a.size == 0:
+    differences = (a - b)[~np.isnan(a - b)]
+    found = mean_score(differences, seed)
+    if found is None:
         raise BadValue("pairs", 0, "give at least one pair of scores.")
-    differences, rng = a - b, np.random.default_rng(seed)
-    means = [rng.choice(differences, differences.size).mean() for _ in range(n)]
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(differences.mean()), float(low), float(high)
+    rng = np.random.default_rng(seed)
+    reached = 1  # the pairs as they are are one of the ways
+    for _ in range(_BY_CHANCE):
+        turned = differences @ rng.choice([-1.0, 1.0], differences.size)
+        reached += abs(turned) >= abs(differences.sum()) - 1e-12
+    p = reached / (_BY_CHANCE + 1)
+    return Difference(found.value, found.low, found.high, float(p), found.n)
 
 
 def wilcoxon_greater(a: Float[np.ndarray, " pairs"], b: Float[np.ndarray, " pairs"]) -> float:
@@ -142,149 +195,59 @@ def pairwise(
     return np.asarray(np.sqrt(np.maximum(squared, 0)))
 
 
-def leakage(
-    generated: Float[np.ndarray, "n dim"],
-    training: Float[np.ndarray, "m dim"],
+def cosines(
+    a: Float[np.ndarray, "n dim"], b: Float[np.ndarray, "n dim"]
+) -> Float[np.ndarray, " n"]:
+    """Return the cosine similarity of vectors, row by row."""
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return np.asarray((a * b).sum(axis=1) / np.maximum(norms, 1e-12))
+
+
+def nearest(
+    faces: Float[np.ndarray, "n dim"],
+    training: Iterable[Float[np.ndarray, "_ dim"]],
     metric: Literal["l2", "cosine"] = "l2",
 ) -> npt.NDArray[np.float64]:
-    """Return each generated face's distance to the nearest training face.
+    """Return each face's distance to the nearest training face.
 
-    Below the encoder's threshold, for a person who was not asked for, the model gives away whom it
-    was trained on. Distances are computed in chunks, so that millions of training vectors fit.
+    A drawn face that is nearer to somebody of the training than to the person asked for gives away
+    whom the model was trained on. Training faces come in chunks, so that millions fit.
     """
-    nearest = np.full(len(generated), np.inf)
-    for start in range(0, len(training), _CHUNK):
-        chunk = training[start : start + _CHUNK]
-        nearest = np.minimum(nearest, pairwise(generated, chunk, metric).min(axis=1))
-    return nearest
+    found = np.full(len(faces), np.inf)
+    for chunk in training:
+        found = np.fmin(found, pairwise(faces, chunk, metric).min(axis=1))
+    return np.where(np.isnan(faces).any(axis=1), np.nan, found)
 
 
 def diversity(
-    vectors_by_person: Mapping[str, Float[np.ndarray, "_ dim"]],
-    metric: Literal["l2", "cosine"] = "l2",
-) -> float:
-    """Return the mean distance between two pictures of one person, every person weighing the same.
+    vectors: Float[np.ndarray, "people seeds dim"], metric: Literal["l2", "cosine"] = "l2"
+) -> Float[np.ndarray, " people"]:
+    """Return, per person, the mean distance between pictures drawn with different seeds.
 
-    People with fewer than two pictures say nothing and are left out.
+    Pictures without a face are left out; who has fewer than two others is nan.
     """
-    means = [
-        pairwise(vectors, vectors, metric)[np.triu_indices(len(vectors), k=1)].mean()
-        for vectors in vectors_by_person.values()
-        if len(vectors) > 1
-    ]
-    return float(np.mean(means)) if means else float("nan")
+    means = np.full(len(vectors), np.nan)
+    for person, each in enumerate(vectors):
+        seen = each[~np.isnan(each).any(axis=1)]
+        if len(seen) > 1:
+            between = pairwise(seen, seen, metric)
+            means[person] = between[np.triu_indices(len(seen), k=1)].mean()
+    return means
 
 
-def embed_pictures(
-    pictures: list[RGB],
-    backend: str,
-    *,
-    pack: str = "",
-    device: str = "cpu",
-    aligned: bool = False,
-) -> EmbeddedPictures:
-    """Find the largest face of every picture and embed all of them in one batch.
-
-    Args:
-        pictures: Generated ones, of any size. Small ones are enlarged to a side of 150 px first.
-        backend: ``dlib`` or ``insightface``.
-        pack: The model pack of ``insightface``.
-        device: ``cpu`` or ``cuda``.
-        aligned: Every picture is already the crop of one face that the encoder wants, as from
-            ``Embedder.align``: resize it and embed it whole, face or no face. Cropping it again
-            would lose what little a picture of 64 px has. ``found`` is still the detector's word.
-
-    Raises:
-        BadValue: There is no such backend, or a setting cannot work.
-    """
-    embedder = load_embedder(backend, pack, device)
-    detect_px, min_score = _DETECT_PX.get(backend, 640), _MIN_SCORE.get(backend, 0.0)
-    detector = load_detector(backend, pack, detect_px, min_score, device)
-    enlarged = [_enlarged(picture) for picture in pictures]
-    faces = detector.detect(enlarged)
-    found = np.array([len(of_one.scores) > 0 for of_one in faces], dtype=bool)
-    if aligned:
-        chips = [_resized(picture, embedder.chip_px, embedder.chip_px) for picture in pictures]
-        return EmbeddedPictures(_embed(embedder, chips), found)
-    chips = [
-        embedder.align(picture, of_one.landmarks_px[:1])[0]
-        for picture, of_one in zip(enlarged, faces, strict=True)
-        if len(of_one.scores)
-    ]
-    seen = _embed(embedder, chips)
-    vectors = np.full((len(pictures), seen.shape[1]), np.nan, dtype=np.float32)
-    vectors[found] = seen
-    return EmbeddedPictures(vectors, found)
+def own_and_others(
+    between: Float[np.ndarray, "people people"],
+) -> tuple[Float[np.ndarray, " people"], Float[np.ndarray, " people"]]:
+    """Return per person the distance to the own reference and the mean to the others'."""
+    if len(between) < 2:
+        return np.diag(between).copy(), np.full(len(between), np.nan)
+    others = np.where(np.eye(len(between), dtype=bool), 0.0, between).sum(axis=1)
+    return np.diag(between).copy(), others / (len(between) - 1)
 
 
-def identity_scores(
-    generated_pictures: list[RGB],
-    references: Float32[np.ndarray, "pictures dim"],
-    people: list[str],
-    backend: str,
-    *,
-    pack: str = "",
-    device: str = "cpu",
-    aligned: bool = False,
-) -> IdentityScores:
-    """Compare every generated face with its own reference and with those of all other people.
-
-    Args:
-        generated_pictures: One per row of ``references``.
-        references: The raw vector that each picture was generated from.
-        people: Whose it is.
-        backend: See ``embed_pictures``, like what follows.
-        pack: See there.
-        device: See there.
-        aligned: See there.
-
-    Raises:
-        BadValue: Pictures, references and people are not equally many, or as in
-            ``embed_pictures``.
-    """
-    counts = len(generated_pictures), len(references), len(people)
-    if len(set(counts)) > 1:
-        raise BadValue(
-            "pictures, references, people", counts, "give one reference and one name per picture."
-        )
-    embedder = load_embedder(backend, pack, device)
-    embedded = embed_pictures(
-        generated_pictures, backend, pack=pack, device=device, aligned=aligned
-    )
-    seen = ~np.isnan(embedded.vectors).any(axis=1)
-    names = np.array(people, dtype=str)
-    own = distance(embedded.vectors[seen], references[seen], embedder.metric)
-    is_other = names[seen][:, None] != names
-    others = pairwise(embedded.vectors[seen], references, embedder.metric)[is_other]
-    return IdentityScores(
-        auc=auc(own, others),
-        own_distance=_mean(own),
-        other_distance=_mean(others),
-        same_person_share=float((own < embedder.same_person_below).sum() / max(counts[0], 1)),
-        face_share=_mean(embedded.found),
-        pictures=counts[0],
-        aligned=aligned,
-    )
-
-
-def _mean(values: Shaped[np.ndarray, " n"]) -> float:
-    return float(np.mean(values)) if values.size else float("nan")
-
-
-def _enlarged(picture: RGB) -> RGB:
-    height, width = picture.shape[:2]
-    scale = SMALLEST_PX / min(height, width)
-    return picture if scale <= 1 else _resized(picture, round(width * scale), round(height * scale))
-
-
-def _resized(picture: RGB, width: int, height: int) -> RGB:
-    if picture.shape[:2] == (height, width):
-        return picture
-    how = cv2.INTER_CUBIC if height > picture.shape[0] else cv2.INTER_AREA
-    return np.asarray(cv2.resize(picture, (width, height), interpolation=how), dtype=np.uint8)
-
-
-def _embed(embedder: Embedder, chips: list[RGB]) -> Float32[np.ndarray, "faces dim"]:
-    """Embed chips in one batch, an empty one too."""
-    side = embedder.chip_px
-    return embedder.embed(np.array(chips, dtype=np.uint8).reshape(-1, side, side, 3))
+def flattened(scores: Mapping[str, Score]) -> dict[str, dict[str, float]]:
+    """Return scores as ``scores.json`` holds them."""
+    return {
+        name: {"value": s.value, "low": s.low, "high": s.high, "n": s.n}
+        for name, s in scores.items()
+    }

@@ -2,27 +2,30 @@
 
 import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 
-import tyro
 from rich.console import Console
 
-HELP = """\
-usage: visage evaluate RUN [--people N] [--guidance G] [--json]
+from pipelines.commands.flags import parse
+from pipelines.evaluate_settings import EvaluateSettings
 
-Score the newest checkpoint of a run of `visage train` on people that it never saw.
-Writes scores.json and contact.png into the run's folder.
+HELP = """\
+usage: visage evaluate RUN [--people N] [--guidance G] [--against OTHER_RUN] [--json] ...
+
+Score a checkpoint of a run of `visage train` on people that it never saw, always the same ones.
+Writes RUN/evaluations/<checkpoint>-<digest>/, and copies scores.json and contact.png from there
+beside the run. --against scores another run the same way and compares the two person by person.
+
+`visage evaluate RUN --help` lists every setting.
 """
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(EvaluateSettings):
     """Score a training run on people that it never saw."""
 
-    people: int = 200
-    """People with two photographs or more, at most."""
-    guidance: float = 3.0
-    """Weight of the identity when drawing."""
+    against: str = ""
+    """Another run on the same corpus: score it too, and say what differs (comparison.json)."""
     json: bool = False
     """End with one JSON object on the last line."""
 
@@ -32,11 +35,21 @@ def main(arguments: list[str]) -> int:
     if not arguments or arguments[0].startswith("-"):
         sys.stdout.write(HELP)
         return 0 if arguments and arguments[0] in ("-h", "--help") else 2
-    asked = tyro.cli(Arguments, args=arguments[1:], prog="visage evaluate RUN")
-    from pipelines.evaluate import evaluate
+    asked = parse(Arguments, Arguments(), arguments[1:], "visage evaluate RUN")
+    given = {entry.name: getattr(asked, entry.name) for entry in fields(EvaluateSettings)}
+    settings, console = EvaluateSettings(**given), Console(stderr=asked.json, highlight=False)
+    if asked.against:
+        from pipelines.compare import compare
 
-    console = Console(stderr=asked.json, highlight=False)
-    scores = evaluate(arguments[0], console, people=asked.people, guidance=asked.guidance)
+        done, comparison = compare(arguments[0], asked.against, console, settings)
+        said = done.about | {"comparison": comparison}
+    else:
+        from pipelines.evaluate import evaluate
+
+        done = evaluate(arguments[0], console, settings)
+        said = done.about
     if asked.json:
-        sys.stdout.write(json.dumps(asdict(scores)) + "\n")
+        sys.stdout.write(json.dumps(said | {"path": str(done.folder)}) + "\n")
+    else:
+        console.print(f"{done.folder}/contact.png shows what it draws.", markup=False)
     return 0

@@ -1,49 +1,212 @@
-"""What ``visage evaluate`` shows; the measure itself is tested beside training/evaluate.py."""
+"""``visage evaluate`` as people type it, on runs that were never trained."""
 
 import io
+import json
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
-import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from rich.console import Console
 
-from pipelines.evaluate import SHEET_DRAWS, contact_sheet, table
-from training.build import build
-from training.evaluate import IdentityKept
-from training.nets.codec import load_codec
-from training.recipes import DataSettings, MethodSettings, lfw64
+from infra.errors import BadInput, BadValue, BadWeights, UnreadableSource
+from pipelines.cli import main
+from pipelines.compare import compare
+from pipelines.evaluate import chosen, evaluate
+from pipelines.evaluate_settings import EvaluateSettings
+from pipelines.score_tables import WORDS
+from tests.training.measured import measured_features, untrained_run
+from training.features import Features
+from training.recipes import DataSettings, MethodSettings, Scale, lfw64
+
+VISAGE = str(Path(sys.executable).with_name("visage"))
+QUICK = EvaluateSettings(seeds=2, steps=2)
 
 
-@pytest.fixture
-def job(tmp_path):
-    from tests.training.conftest import noise_features
-
-    recipe = replace(
+def recipe(**changes):
+    small = replace(
         lfw64(),
-        data=DataSettings(path=str(noise_features(tmp_path)), heldout_share=0.0),
         method=MethodSettings(kind="base", width=32),
-        batch=4,
-        microbatch=4,
+        data=DataSettings(heldout_share=0.5),
+        scale=Scale(threads=1),
     )
-    return build(recipe)
+    return replace(small, **changes)
 
 
-def test_the_sheet_shows_each_person_once_with_the_reference_on_the_left(job):
-    sheet = np.asarray(contact_sheet(job.method, job.prepared, np.arange(24), guidance=2.0))
-    side, people = 64, 6  # 32 px pictures, shown at twice their size
-    assert sheet.shape == (people // 2 * side, 2 * (1 + SHEET_DRAWS) * side, 3)
-    codec = load_codec(job.prepared.features.codec, job.prepared.folder)
-    first = job.prepared.people.index("p0")
-    real = codec.decode(job.prepared.read("latents", np.array([first])))[0].clamp(0, 1)
-    shown = sheet[:side:2, :side:2].transpose(2, 0, 1) / 255
-    assert np.abs(shown - real.numpy()).max() < 0.01
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Features, and two runs on them that differ by their seeds."""
+    home = tmp_path_factory.mktemp("home")
+    features = measured_features(home / "features", people=12, photos=2)
+    for seed in (0, 1):
+        untrained_run(home / f"trained/run{seed}", recipe(seed=seed), features)
+    return home
 
 
-def test_the_table_stands_beside_its_ceiling_and_floor():
-    scores = IdentityKept(
-        people=9, auc=0.8, own_distance=0.6, other_distance=0.8, same_person_share=0.2,
-        ceiling_auc=0.99, floor_auc=0.5, loss_gain=0.01, loss_gain_p=1e-9,
+@pytest.fixture(scope="module")
+def told(home):
+    """What the command says and leaves."""
+    words = ["--seeds", "2", "--steps", "2", "--json"]
+    told = subprocess.run(
+        [VISAGE, "evaluate", "trained/run0", *words],
+        capture_output=True, text=True, cwd=home, timeout=120, check=False,
     )  # fmt: skip
-    out = io.StringIO()
-    Console(file=out, width=100).print(table(scores))
-    assert all(words in out.getvalue() for words in ("0.800", "0.990", "0.500", "1e-09", "20%"))
+    assert told.returncode == 0, told.stderr
+    return told
+
+
+def quiet():
+    return Console(file=io.StringIO(), width=200)
+
+
+def test_scores_are_told_with_intervals_and_absent_ones_with_reasons(told):
+    said = json.loads(told.stdout.splitlines()[-1])
+    assert set(said["scores"]) | set(said["absent"]) == set(WORDS)
+    assert set(said["scores"]["auc"]) == {"value", "low", "high", "n"}
+    assert WORDS["auc"] in told.stderr
+    assert "absent, no --clip was given" in told.stderr
+
+
+def test_an_evaluation_has_a_folder_of_its_own_and_a_copy_beside_the_run(told, home):
+    said = json.loads(told.stdout.splitlines()[-1])
+    folder = home / said["path"]
+    assert folder.parent == home / "trained/run0/evaluations"
+    assert folder.name.startswith("step-0000004-")
+    beside = json.loads((home / "trained/run0/scores.json").read_text())
+    assert beside == json.loads((folder / "scores.json").read_text())
+    assert Image.open(home / "trained/run0/contact.png").width > 500
+    people = pq.read_table(folder / "people.parquet")
+    assert len(people) == beside["people"] == beside["scores"]["auc"]["n"]
+
+
+def test_it_is_in_mlflow_with_its_pictures(told, home):
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{home}/trained/mlflow.db")
+    where = client.get_experiment_by_name("evaluate").experiment_id
+    (run,) = client.search_runs([where])
+    said = json.loads(told.stdout.splitlines()[-1])
+    assert run.info.run_name == f"run0-{said['evaluation']}"
+    assert run.data.metrics["auc"] == pytest.approx(said["scores"]["auc"]["value"])
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} >= {"contact.png"}
+
+
+def test_the_same_again_is_found_and_another_guidance_overwrites_nothing(told, home):
+    run, console = home / "trained/run0", quiet()
+    first = evaluate(str(run), console, QUICK)
+    assert first.folder.name == json.loads(told.stdout.splitlines()[-1])["evaluation"]
+    assert "Scored before" in console.file.getvalue()
+    second = evaluate(str(run), quiet(), replace(QUICK, guidance=1.0))
+    assert first.folder != second.folder
+    assert first.folder.exists()
+    assert json.loads((run / "scores.json").read_text())["guidance"] == 1.0
+
+
+def test_a_run_against_itself_differs_in_nothing(home):
+    run = str(home / "trained/run0")
+    _, said = compare(run, run, quiet(), QUICK)
+    assert said["differences"]
+    for name, each in said["differences"].items():
+        assert (each["mean"], each["low"], each["high"], each["p"]) == (0, 0, 0, 1), name
+
+
+def test_two_runs_are_compared_person_by_person(home):
+    console = quiet()
+    ours, said = compare(str(home / "trained/run0"), str(home / "trained/run1"), console, QUICK)
+    theirs = json.loads((home / "trained/run1/scores.json").read_text())
+    own = said["differences"]["own_distance"]
+    assert own["n"] == theirs["people"]
+    scores = ours.about["scores"]["own_distance"], theirs["scores"]["own_distance"]
+    assert own["mean"] == pytest.approx(scores[0]["value"] - scores[1]["value"])
+    assert own["low"] <= own["mean"] <= own["high"]
+    assert own["mean"] != 0
+    assert "run0 less run1" in console.file.getvalue()
+    assert json.loads((home / "trained/run0/comparison.json").read_text()) == said
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [({"corpus": "another"}, "different corpora"), ({}, "different people were held out")],
+)
+def test_runs_that_cannot_be_compared_are_refused(home, tmp_path, changed, words):
+    features = home / "features"
+    share = 0.5
+    if changed:
+        features = measured_features(tmp_path / "features", people=12, photos=2, **changed)
+    else:
+        share = 0.8
+    other = untrained_run(
+        tmp_path / "other", recipe(data=DataSettings(heldout_share=share)), features
+    )
+    with pytest.raises(BadValue, match=words):
+        compare(str(home / "trained/run0"), str(other), quiet(), QUICK)
+
+
+def test_a_checkpoint_is_latest_best_or_named(tmp_path):
+    for step in (300, 600):
+        folder = tmp_path / f"step-{step:07d}"
+        folder.mkdir()
+        (folder / "done.json").write_text("{}")
+    assert chosen(tmp_path, "latest").name == "step-0000600"
+    assert chosen(tmp_path, "step-300") == chosen(tmp_path, "step-0000300")
+    with pytest.raises(UnreadableSource, match=r"no whole checkpoint 'step-0000301'.*It has step"):
+        chosen(tmp_path, "step-301")
+    with pytest.raises(UnreadableSource, match="--keep-best"):
+        chosen(tmp_path, "best")
+    (tmp_path / "best.json").write_text('{"checkpoint": "step-0000300"}')
+    assert chosen(tmp_path, "best").name == "step-0000300"
+
+
+def test_features_of_another_encoder_than_at_training_are_refused(tmp_path):
+    features = measured_features(tmp_path / "features")
+    run = untrained_run(tmp_path / "run", recipe(), features)
+    replace(Features.read(features), embedder="other@1").write(features)
+    with pytest.raises(BadInput, match="other@1"):
+        evaluate(str(run), quiet(), QUICK)
+
+
+def test_features_of_another_corpus_than_at_training_are_refused(tmp_path):
+    features = measured_features(tmp_path / "features")
+    run = untrained_run(tmp_path / "run", recipe(), features)
+    replace(Features.read(features), corpus="decaf").write(features)
+    with pytest.raises(BadValue, match="corpus c0ffee, and these have decaf"):
+        evaluate(str(run), quiet(), QUICK)
+
+
+def test_altered_weights_are_refused(tmp_path):
+    features = measured_features(tmp_path / "features")
+    run = untrained_run(tmp_path / "run", recipe(), features)
+    weights = run / "step-0000004/export/tokens.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"oops")
+    with pytest.raises(BadWeights, match="altered"):
+        evaluate(str(run), quiet(), QUICK)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "usage: visage evaluate RUN"),
+        (["nowhere"], "Name a run of `visage train`"),
+        (["."], "Name a run of `visage train`"),
+        (["trained/empty"], "no whole checkpoint"),
+        (["trained/run0", "--checkpoint", "step-9"], "It has step-0000004"),
+        (["trained/run0", "--poeple", "3"], "Did you mean '--people'?"),
+        (["trained/run0", "--people", "0"], "give 1 or more"),
+        (["trained/run0", "--clip", "random:tiny-klip"], "Did you mean 'tiny-clip'?"),
+        (["trained/run0", "--dino", "file:nowhere"], "does not exist"),
+    ],
+)
+def test_bad_input_ends_with_one_clear_message_and_code_2(
+    home, arguments, words, monkeypatch, capsys
+):
+    empty = home / "trained/empty"
+    empty.mkdir(exist_ok=True)
+    (empty / "recipe.yaml").write_text("name: empty\n")
+    monkeypatch.chdir(home)
+    assert main(["evaluate", *arguments]) == 2
+    told = capsys.readouterr()
+    assert words in told.err + told.out
+    assert "Traceback" not in told.err

@@ -1,0 +1,34 @@
+"""What `visage evaluate` is asked; free of torch, so that help is instant."""
+
+from dataclasses import dataclass
+
+from infra.errors import BadValue
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings:
+    """How a training run is scored on people that it never saw."""
+
+    people: int = 200
+    """People, at most; who has two photographs or more comes first."""
+    guidance: float = 3.0
+    """Weight of the condition when drawing; 1 is no guidance."""
+    seeds: int = 4
+    """Pictures of each person on the contact sheet; all scores but diversity are of the first."""
+    steps: int = 30
+    """Calls of the network per picture."""
+    checkpoint: str = "latest"
+    """Which one: `latest`, `best` (needs keep_best in the recipe) or its name, `step-0000500`."""
+    clip: str = ""
+    """CLIP for CLIP-T, CLIP-I and FID-CLIP: `file:<folder>` as transformers saves it."""
+    dino: str = ""
+    """ViT or DINOv2 for DINO and FID-DINO: `file:<folder>`."""
+    pack: str = ""
+    """Model pack, where the corpus was measured with insightface."""
+
+    def __post_init__(self) -> None:
+        for name in ("people", "seeds", "steps"):
+            if getattr(self, name) < 1:
+                raise BadValue(name, getattr(self, name), "give 1 or more.")
+        if self.guidance < 0:
+            raise BadValue("guidance", self.guidance, "give 0 or more.")
