@@ -265,6 +265,6 @@ def _tell(result: Released, version: ModelVersion, console: Console) -> None:
         f"from      {result.export}\n"
         f"champion  {alias}\n"
         f"registry  {result.registry}\n\n"
-        f"Next: visage deploy --model {name}@{CHAMPION} --store {store}",
+        f"Next: visage deploy --model {name}@{CHAMPION} --store {store} --local",
         markup=False, soft_wrap=True,
     )  # fmt: skip

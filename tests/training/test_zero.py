@@ -69,7 +69,7 @@ SLOW = pytest.mark.slow
 
 @pytest.mark.parametrize(("world", "stage", "offload"), [
     (2, 2, False),
-    (2, 3, True),
+    pytest.param(2, 3, True, marks=SLOW),
     pytest.param(2, 0, False, marks=SLOW),
     pytest.param(1, 1, False, marks=SLOW),
     pytest.param(2, 1, True, marks=SLOW),
@@ -98,6 +98,7 @@ def exported(out):
     }
 
 
+@SLOW
 def test_a_run_goes_on_from_the_checkpoint_of_any_other_number_of_workers_and_stage(
     recipe, pools, home, tmp_path
 ):
