@@ -105,6 +105,9 @@ def runtime_env() -> dict[str, Any]:
     """Ship this working tree to every worker of a cluster.
 
     The five packages have common names, so the tree must come first on ``sys.path``; that is
-    what ``working_dir`` does. Files that git ignores are left behind.
+    what ``working_dir`` does. Files that git ignores are left behind. An installed wheel ships
+    nothing: its folder holds every other package too, and the cluster's images have it.
     """
+    if not (ROOT / "pyproject.toml").exists():
+        return {}
     return {"working_dir": str(ROOT), "excludes": ["/tests"]}

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from infra.cluster import cluster, usable_cpus
 from infra.configuration import digest, flat, to_dict, to_yaml
 from infra.errors import BadValue, VisageError
+from infra.metrics import count, gauge
 from infra.released import manifest, manifest_tags
 from infra.storage import Folder, open_store
 from infra.tracking import Tracker, spool_file
@@ -93,6 +94,11 @@ def _trained(
             def tell(report: Report) -> None:
                 bar.show(report)
                 tracker.log(report.step, numbers(report))
+                gauge("visage_train_step", report.step, run=name)
+                gauge("visage_train_loss", report.losses["loss"], run=name)
+                gauge("visage_train_samples_per_s", report.images_per_s, run=name)
+                if report.checkpoint:
+                    count("visage_train_checkpoints", run=name)
 
             step = _carried_out(recipe, job, path, tell, address)
         reports = read_reports(path / REPORTS)

@@ -25,3 +25,8 @@ def test_an_embedded_ray_leaves_room_beside_the_pools(local_ray):
 
 def test_a_cluster_is_sent_this_tree_without_its_tests():
     assert runtime_env() == {"working_dir": str(ROOT), "excludes": ["/tests"]}
+
+
+def test_an_installed_wheel_sends_nothing(monkeypatch, tmp_path):
+    monkeypatch.setattr("infra.cluster.ROOT", tmp_path)
+    assert runtime_env() == {}
