@@ -14,8 +14,9 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = ["pipelines", "serving", "training", "stages", "infra"]
 ONLY_IN = {
     "ray": ("pipelines/", "serving/", "infra/", "training/worker.py"),
-    "deepspeed": ("training/worker.py",),
-    "mlflow": ("infra/tracking.py",),
+    "deepspeed": ("training/zero.py",),
+    "mlflow": ("infra/mlflow_run.py", "infra/registry.py"),
+    "fastapi": ("serving/",),
     "dlib": ("stages/models/",),
     "insightface": ("stages/models/",),
 }
