@@ -5,7 +5,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +61,20 @@ def cluster(address: str = "", cpus: int = 0) -> Iterator[int]:
                 **quiet,
             )
     _calm()
+    _guard_token()
     try:
         yield _free_for_pools()
     finally:
         ray.shutdown()
+
+
+def _guard_token() -> None:
+    """Keep Ray's token from other users of this machine: Ray makes it readable for all."""
+    token = Path.home() / ".ray/auth_token"
+    if token.exists() and token.stat().st_mode & 0o077:
+        # A file of somebody else is theirs to guard.
+        with suppress(PermissionError):
+            token.chmod(0o600)
 
 
 def _free_for_pools() -> int:

@@ -133,7 +133,8 @@ class Tracker:
                 ``source``.
         """
         self._put("params", {key: str(value) for key, value in params.items()})
-        self._put("tags", dict(tags))
+        sent = os.environ.get("VISAGE_SUBMISSION")  # set by `visage submit`
+        self._put("tags", dict(tags) | ({"visage.submission": sent} if sent else {}))
         if dataset:
             self._put("dataset", dict(dataset))
 

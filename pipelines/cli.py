@@ -12,7 +12,7 @@ from pathlib import Path
 HELP = """\
 usage: visage <command> ...
 
-Curate face-identity corpora, every row accounted for, and train identity adapters on them.
+Curate face-identity corpora, every row accounted for; train identity adapters on them; serve them.
 
 commands:
   quickstart   serve a small web on loopback and curate it, to see the whole thing work
@@ -20,14 +20,22 @@ commands:
   prepare      turn a curated corpus into training features
   train        train a recipe on prepared features
   evaluate     score a training run on people it never saw
+  release      register a trained model; the best one becomes champion
+  deploy       serve a released model, on this machine or on a cluster
+  keys         make, list and revoke the API keys of what is served
+  loop         all of these in turn, as one run that goes on where it stopped
+  submit       carry one of these out on a cluster, and follow it from here
+  runs         list runs and how they are, here and on a cluster; follow one, stop one
+  doctor       look at all that runs depend on, and say how to mend it
 
 `visage <command> --help` says more. Recipes and settings: `visage curate --help`.
 """
 
-VERBS = {
-    verb: f"pipelines.commands.{verb}"
-    for verb in ("quickstart", "curate", "prepare", "train", "evaluate")
-}
+_NAMES = (
+    "quickstart", "curate", "prepare", "train", "evaluate", "release", "deploy", "keys", "loop",
+    "submit", "runs", "doctor",
+)  # fmt: skip
+VERBS = {verb: f"pipelines.commands.{verb}" for verb in _NAMES}
 PACKAGES = ("pipelines", "serving", "training", "stages", "infra")
 
 

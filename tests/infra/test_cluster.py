@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +22,8 @@ def test_an_embedded_ray_leaves_room_beside_the_pools(local_ray):
 
     assert local_ray == 2
     assert ray.cluster_resources()["CPU"] == 2 + SPARE_CPUS
+    token = Path.home() / ".ray/auth_token"
+    assert not token.exists() or not token.stat().st_mode & 0o077, "others can read the token"
 
 
 def test_a_cluster_is_sent_this_tree_without_its_tests():

@@ -30,7 +30,8 @@ def test_an_average_is_taken_back_also_where_the_block_fails():
 
 
 def test_in_bf16_the_frozen_base_is_halved_and_the_losses_stay_near(tmp_path):
-    data = DataSettings(path=str(write_features(tmp_path, codec="random:tiny-sd")), heldout_share=0.0)
+    folder = write_features(tmp_path, codec="random:tiny-sd")
+    data = DataSettings(path=str(folder), heldout_share=0.0)
     whole = replace(tiny(), data=data, batch=4, microbatch=4, method=MethodSettings(lora_rank=4))
     losses = {}
     for precision in ("fp32", "bf16"):
