@@ -36,6 +36,7 @@ check: lint types test  ## lint, types, tests
 bench: $(READY)  ## the numbers that tests/bench prints; VISAGE_TEST_DATA names the photographs
 	$(BIN)/python -m tests.bench.verification
 	$(BIN)/python -m tests.bench.curate
+	$(BIN)/python -m tests.bench.train --size tiny --workers
 
 clean:  ## remove the environment and the caches
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
