@@ -117,9 +117,7 @@ def test_both_counters_are_told():
         for verb in ("inc", "observe", "set"):
             if hasattr(each, verb):
                 name = each.info["name"]
-                setattr(
-                    each, verb, lambda value=1, tags=None, name=name: seen.append((name, value))
-                )
+                setattr(each, verb, lambda value=1, name=name, **_: seen.append((name, value)))
     metrics.opened(1)
     metrics.opened(-1)
     metrics.answered("/v1/models", 200, 0.1)
