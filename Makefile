@@ -37,6 +37,8 @@ bench: $(READY)  ## the numbers that tests/bench prints; VISAGE_TEST_DATA names 
 	$(BIN)/python -m tests.bench.verification
 	$(BIN)/python -m tests.bench.curate
 	$(BIN)/python -m tests.bench.train --size tiny --workers
+	$(BIN)/python -m tests.bench.serve_generator
+	$(BIN)/python -m tests.bench.serve --proxy haproxy
 
 clean:  ## remove the environment and the caches
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
