@@ -25,6 +25,7 @@ from training.engine import PlainEngine
 from training.features import Prepared
 from training.loop import REPORTS, Report, ReportFile, Wish, fit, noticed, read_reports
 from training.recipes import Scale, TrainRecipe
+from training.validation import validator
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ def _carried_out(
     engine = PlainEngine(job.method, recipe)
     with noticed(signal.SIGINT) as asked:
         return fit(
-            engine, job.batches, recipe, path, both,
+            engine, job.batches, recipe, path, both, validate=validator(job, recipe),
             wish=lambda _: Wish.END if asked() else Wish.GO_ON,
         )  # fmt: skip
 

@@ -16,6 +16,7 @@ from training.build import build
 from training.engine import PlainEngine
 from training.loop import Report, ReportFile, fit
 from training.recipes import TrainRecipe, recipe
+from training.validation import validator
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -100,4 +101,6 @@ def _train(chosen: TrainRecipe, out: Path) -> int:
         )
         sys.stdout.flush()
 
-    return fit(PlainEngine(job.method, chosen), job.batches, chosen, out, tell)
+    validate = validator(job, chosen)
+    engine = PlainEngine(job.method, chosen)
+    return fit(engine, job.batches, chosen, out, tell, validate=validate)

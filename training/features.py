@@ -141,10 +141,11 @@ class Prepared:
         order: list[Int64[np.ndarray, " rows"]] = []
         for shard in np.unique(shards).tolist():
             here = np.flatnonzero(shards == shard)
-            parts.append(self._tensor(shard, name)[wanted[here]])
+            # At once: autocast, which may be on, joins no float16 on a CPU.
+            parts.append(self._tensor(shard, name)[wanted[here]].float())
             order.append(here)
         back = torch.from_numpy(np.argsort(np.concatenate(order)))
-        return torch.cat(parts)[back].float()
+        return torch.cat(parts)[back]
 
     def _tensor(self, shard: int, name: str) -> Tensor:
         """Map one feature of a shard into memory; its pages are read when they are asked for."""

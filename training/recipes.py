@@ -174,8 +174,10 @@ class TrainRecipe:
     keep_checkpoints: int = 2
     """The newest so many are kept."""
     keep_best: str = ""
-    """Also keep the checkpoint that is best by this: a loss (the lowest) or a score of validation
-    (the highest)."""
+    """Also keep the checkpoint that is best by this: a loss (the lowest) or `loss_gain` of
+    validation (the highest)."""
+    validate_people: int = 0
+    """Held-out people whose `loss_gain` is measured at each checkpoint."""
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -29,6 +29,7 @@ from training.checkpoints import latest
 from training.engine import PlainEngine
 from training.loop import REPORTS, Report, ReportFile, Wish, fit, read_reports
 from training.recipes import TrainRecipe
+from training.validation import validator
 
 LOOK_EVERY_S = 0.3
 """How often the driver looks for new reports."""
@@ -264,7 +265,10 @@ def _work(config: dict[str, _Task]) -> None:
         else:
             engine = PlainEngine(job.method, recipe)
         report = ReportFile(task.out) if engine.group.leads else _ignore
-        fit(engine, job.batches, recipe, task.out, report, wish=_Wishes(task))
+        fit(
+            engine, job.batches, recipe, task.out, report,
+            validate=validator(job, recipe), wish=_Wishes(task),
+        )  # fmt: skip
     except torch.OutOfMemoryError:
         raise BadValue(
             "microbatch", recipe.microbatch,
