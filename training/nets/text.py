@@ -1,7 +1,8 @@
 """Prompts to the states that a diffusion model's cross-attention reads."""
 
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -29,23 +30,28 @@ class _Tower:
     # transformers has no types, hence Any.
     tokenizer: Any
     model: Any
+    # How to fill and cut is state of a fast tokenizer: another thread's call in between changes it.
+    _turn: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def encode(self, prompts: list[str], *, penultimate: bool) -> tuple[Tensor, Tensor | None]:
         """Return states and, of a model with a projection, the pooled vector."""
-        ids = self.tokenizer(
-            prompts,
-            padding="max_length",
-            truncation=True,
-            max_length=self.tokens,
-            return_tensors="pt",
-        )["input_ids"]
+        with self._turn:
+            ids = self.tokenizer(
+                prompts,
+                padding="max_length",
+                truncation=True,
+                max_length=self.tokens,
+                return_tensors="pt",
+            )["input_ids"]
         told = self.model(ids.to(self.model.device), output_hidden_states=penultimate)
         states = told.hidden_states[-2] if penultimate else told.last_hidden_state
         return states, getattr(told, "text_embeds", None)
 
     def lengths(self, prompts: list[str]) -> list[int]:
         """Count the tokens of whole prompts, both marks included."""
-        return [len(ids) for ids in self.tokenizer(prompts, verbose=False)["input_ids"]]
+        with self._turn:
+            told = self.tokenizer(prompts, verbose=False)["input_ids"]
+        return [len(ids) for ids in told]
 
     @property
     def tokens(self) -> int:

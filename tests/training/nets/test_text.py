@@ -1,5 +1,8 @@
 """Prompts become the states that diffusers' own pipelines make of them."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
@@ -166,3 +169,21 @@ def test_sdxl_is_2048_wide_and_pools_1280():
     assert (encoder.width, encoder.pooled_dim) == (2048, 1280)
     assert states.shape == (1, 77, 2048)
     assert pooled.shape == (1, 1280)
+
+
+def test_prompts_are_filled_and_cut_while_other_threads_count_words():
+    encoder = load_text_encoder("random:tiny-sd")
+    ended = threading.Event()
+
+    def count():
+        while not ended.is_set():
+            assert encoder.overlong(PROMPTS) == [False] * 3
+
+    with ThreadPoolExecutor(3) as pool:
+        counting = [pool.submit(count) for _ in range(3)]
+        try:
+            shapes = {encoder.encode(PROMPTS)[0].shape for _ in range(300)}
+        finally:
+            ended.set()
+        assert [future.result() for future in counting] == [None] * 3
+    assert shapes == {(3, 77, 32)}
