@@ -59,6 +59,7 @@ class State:
 def start(asked: ServeRecipe) -> None:
     """Start Serve on the cluster that this process has joined, unless it runs."""
     from ray import serve
+    from ray.serve.schema import TracingConfig
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(
@@ -69,6 +70,11 @@ def start(asked: ServeRecipe) -> None:
             # The gateway answers first, in its own words.
             "request_timeout_s": asked.http.timeout_s + 10,
         },
+        tracing_config=TracingConfig(
+            enabled=asked.traces.share > 0,
+            exporter_import_path=asked.traces.exporter,
+            sampling_ratio=asked.traces.share,
+        ),
     )
 
 

@@ -35,6 +35,8 @@ def make_app(
     faces: Faces,
     keys: Keys | None,
     metrics: Metrics,
+    *,
+    numbered: bool = False,
 ) -> FastAPI:
     """Make the application.
 
@@ -44,6 +46,7 @@ def make_app(
         faces: What measures faces.
         keys: Who may ask; None: anybody.
         metrics: What is counted.
+        numbered: Whether a proxy in front writes a request's number on its answer.
 
     Returns:
         The application; ``app.state.door.draining = True`` makes it refuse readiness.
@@ -68,5 +71,5 @@ def make_app(
         app.include_router(routes(door))
     for kind in (HTTPException, Refusal):
         app.add_exception_handler(kind, refuse)
-    app.add_middleware(Edges, settings=recipe.http, metrics=metrics)
+    app.add_middleware(Edges, settings=recipe.http, metrics=metrics, numbered=numbered)
     return app

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from serving.errors import Refusal
+from serving.pace import Pace
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -42,6 +43,7 @@ class _Ticket(Generic[Item, Result]):
     key: Hashable
     item: Item
     size: int
+    work: float
     arrived: float
     answer: "asyncio.Future[Done[Result]]"
     left: bool = False
@@ -65,6 +67,7 @@ class Batcher(Generic[Item, Result]):
         batch: int,
         wait_s: float,
         queue: int,
+        slowdown: float = 0.0,
     ) -> None:
         """Run nothing yet.
 
@@ -74,8 +77,11 @@ class Batcher(Generic[Item, Result]):
             batch: Pictures that are run together at most; a larger request is run alone.
             wait_s: Longest that an idle device waits for a batch to fill.
             queue: Pictures that may wait.
+            slowdown: How many times as long as alone a request may take; one that would take
+                longer is refused at once. 0: as long as the queue allows.
         """
         self._run, self._batch, self._wait_s, self._queue = run, batch, wait_s, queue
+        self._slowdown, self._pace = slowdown, Pace()
         self._waiting: list[_Ticket[Item, Result]] = []
         self._running: list[_Ticket[Item, Result]] = []
         self._woken = asyncio.Event()
@@ -83,8 +89,7 @@ class Batcher(Generic[Item, Result]):
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="device")
         self._closing = False
         self._crowd = 0
-        self._free_since, self._last_s = -math.inf, 0.0
-        self._per_s = 0.0
+        self._began, self._free_since, self._last_s = 0.0, -math.inf, 0.0
 
     @property
     def waiting(self) -> int:
@@ -99,9 +104,11 @@ class Batcher(Generic[Item, Result]):
     @property
     def per_s(self) -> float:
         """Pictures per second of work, lately; 0 before the first batch."""
-        return self._per_s
+        return self._pace.pictures_per_s
 
-    async def submit(self, key: Hashable, item: Item, size: int = 1) -> Done[Result]:
+    async def submit(
+        self, key: Hashable, item: Item, size: int = 1, work: float = 1.0
+    ) -> Done[Result]:
         """Wait for the answer to one request.
 
         If the awaiting task is cancelled, a waiting request is forgotten, and a running batch is
@@ -111,6 +118,7 @@ class Batcher(Generic[Item, Result]):
             key: Equal for requests that can run together.
             item: What ``run`` is given.
             size: Pictures that it asks for.
+            work: Of each of them, in any unit that time is proportional to.
 
         Raises:
             Refusal: ``overloaded``, with the seconds until there should be room, or
@@ -124,8 +132,11 @@ class Batcher(Generic[Item, Result]):
         if self._worker is None:
             self._worker = loop.create_task(self._work(), name="batcher")
         ticket: _Ticket[Item, Result] = _Ticket(
-            key=key, item=item, size=size, arrived=time.monotonic(), answer=loop.create_future()
-        )
+            key=key, item=item, size=size, work=work, arrived=time.monotonic(),
+            answer=loop.create_future(),
+        )  # fmt: skip
+        if self._slowdown and self._takes_too_long(ticket):
+            raise self._overloaded()
         self._waiting.append(ticket)
         self._crowd = max(self._crowd, len(self._waiting) + len(self._running))
         self._woken.set()
@@ -191,28 +202,57 @@ class Batcher(Generic[Item, Result]):
             return 0.0
         return max(oldest.arrived, self._free_since) + self._wait_s - time.monotonic()
 
+    def _takes_too_long(self, ticket: _Ticket[Item, Result]) -> bool:
+        """Predict when a request would be answered, and those that would wait for it.
+
+        What is ahead counts as it is: behind a long request a short one may wait as that may.
+        """
+        if not self._waiting and not self._running:
+            return False
+        waiting, ahead_s, longest_s = [*self._waiting, ticket], 0.0, 0.0
+        if self._running:
+            ran_s = time.monotonic() - self._began
+            ahead_s = max(0.0, self._seconds(self._running, surely=True) - ran_s)
+            longest_s = max(self._seconds([held]) for held in self._running)
+        group: list[_Ticket[Item, Result]] = []
+        while ticket not in group:
+            group = self._group(waiting)
+            waiting = [held for held in waiting if held not in group]
+            ahead_s += self._seconds(group, surely=True)
+            longest_s = max(longest_s, *(self._seconds([held]) for held in group))
+        waited_s = ticket.arrived - min(held.arrived for held in group)
+        return waited_s + ahead_s > self._slowdown * longest_s
+
+    def _seconds(self, group: Sequence[_Ticket[Item, Result]], *, surely: bool = False) -> float:
+        pictures = sum(held.size for held in group)
+        return self._pace.seconds(pictures, group[0].work, surely=surely)
+
     def _oldest_group(self) -> list[_Ticket[Item, Result]]:
         """Take the oldest request out of the queue, and what is like it and fits."""
-        oldest = self._waiting[0]
+        group = self._group(self._waiting)
+        self._waiting = [ticket for ticket in self._waiting if ticket not in group]
+        return group
+
+    def _group(self, waiting: Sequence[_Ticket[Item, Result]]) -> list[_Ticket[Item, Result]]:
+        oldest = waiting[0]
         group, room = [oldest], self._batch - oldest.size
-        for ticket in self._waiting[1:]:
+        for ticket in waiting[1:]:
             if ticket.key == oldest.key and ticket.size <= room:
                 group.append(ticket)
                 room -= ticket.size
-        self._waiting = [ticket for ticket in self._waiting if ticket not in group]
         return group
 
     async def _run_together(self, group: list[_Ticket[Item, Result]]) -> None:
         self._running = group
         self._crowd = len(group) + len(self._waiting)
-        began, size = time.monotonic(), self.running
+        self._began = began = time.monotonic()
+        size = self.running
         loop = asyncio.get_running_loop()
         outcomes = await loop.run_in_executor(self._thread, self._attempt, group)
         ended = time.monotonic()
         self._running, self._free_since, self._last_s = [], ended, ended - began
         if not all(ticket.left for ticket in group):
-            lately = size / max(ended - began, 1e-6)
-            self._per_s = 0.7 * self._per_s + 0.3 * lately if self._per_s else lately
+            self._pace.saw(size, group[0].work, ended - began)
         for ticket, outcome in zip(group, outcomes, strict=True):
             if ticket.answer.done():
                 continue
@@ -246,7 +286,7 @@ class Batcher(Generic[Item, Result]):
     def _overloaded(self) -> Refusal:
         ahead = self.waiting + self.running
         # Clients that come back in a crowd would find the same queue: no less than a second.
-        wait_s = max(1, math.ceil(ahead / self._per_s)) if self._per_s else 1
+        wait_s = max(1, math.ceil(ahead / self.per_s)) if self.per_s else 1
         return Refusal(
             "overloaded",
             f"{ahead} pictures are ahead, and {self._queue} may wait; come back in {wait_s} s.",

@@ -136,6 +136,7 @@ class Gateway:
             Faces(asked.faces, asked.http.max_pixels),
             Keys(asked.keys) if asked.keys else None,
             RayMetrics(),
+            numbered=True,
         )
 
     def reconfigure(self, user_config: Mapping[str, Any]) -> None:

@@ -41,9 +41,19 @@ _GONE = 499  # as nginx counts clients that left; never sent
 class Edges:
     """ASGI middleware around all routes."""
 
-    def __init__(self, app: ASGIApp, *, settings: HttpSettings, metrics: Metrics) -> None:
-        """Stand around an application."""
+    def __init__(
+        self, app: ASGIApp, *, settings: HttpSettings, metrics: Metrics, numbered: bool = False
+    ) -> None:
+        """Stand around an application.
+
+        Args:
+            app: What answers.
+            settings: Its bounds.
+            metrics: What is counted.
+            numbered: Whether what stands in front writes a request's number on its answer.
+        """
         self._app, self._settings, self._metrics = app, settings, metrics
+        self._numbered = numbered
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request in, and its answer out."""
@@ -58,10 +68,11 @@ class Edges:
         began = time.monotonic()
         sent = Headers(scope=scope)
         scope = {**scope, "headers": [(k, v) for k, v in scope["headers"] if k in HEADERS_IN]}
-        identity = _identity(sent.get("x-request-id", ""))
+        given = sent.get("x-request-id", "")
+        identity = _identity(given)
         scope["state"] = {**scope.get("state", {}), "request_id": identity}
         body = _Body(receive, self._settings, began, empty=_bodiless(scope["headers"]))
-        answer = _Answer(send, identity, body)
+        answer = _Answer(send, "" if self._numbered and identity == given else identity, body)
         self._metrics.opened(1)
         try:
             _check_headers(scope["headers"], self._settings.max_body_bytes)
@@ -119,7 +130,8 @@ class _Answer:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
-            headers["x-request-id"] = self._identity
+            if self._identity:
+                headers["x-request-id"] = self._identity
             headers["x-content-type-options"] = "nosniff"
             headers["cache-control"] = "no-store"
             if self.status >= 400 and not self._body.whole:
@@ -137,6 +149,8 @@ def envelope(scope: Scope, no: Refusal, metrics: Metrics) -> JSONResponse:
         headers["retry-after"] = str(max(1, no.retry_after_s))
     if no.status == 401:
         headers["www-authenticate"] = "Bearer"
+    if "allow" in no.details:
+        headers["allow"] = no.details["allow"]
     return JSONResponse(problem(no, scope["state"]["request_id"]), no.status, headers)
 
 
@@ -154,7 +168,9 @@ def refusal(error: Exception) -> Refusal:
         if error.status_code == 404:
             return Refusal("not_found", "There is nothing at this path.")
         if error.status_code == 405:
-            return Refusal("method_not_allowed", "This path does not take this method.")
+            takes = (error.headers or {}).get("Allow", "")
+            words = f"This path takes {takes}." if takes else "This path does not take this method."
+            return Refusal("method_not_allowed", words, {"allow": takes} if takes else None)
         return Refusal("bad_request", f"The request cannot be read: {error.detail}.")
     logger.error("unforeseen", exc_info=error)
     return Refusal("internal", "Something went wrong here; the log has it under the request id.")

@@ -55,6 +55,7 @@ class LocalImages(Images):
             batch=settings.batch,
             wait_s=settings.batch_wait_ms / 1000,
             queue=settings.queue,
+            slowdown=settings.slowdown,
         )
 
     @property
@@ -156,6 +157,7 @@ class LocalImages(Images):
                     self._generator.alike(part, loaded),
                     Order(ask=part, loaded=loaded, preview=preview if i == 0 else None),
                     part.pictures,
+                    part.steps * part.width_px * part.height_px,
                 )
             )
             for i, part in enumerate(portions)

@@ -45,6 +45,10 @@ class ImageSettings:
     """Sets of weights kept on the device, least recently used out first."""
     queue: int = 64
     """Pictures that may wait; beyond that a request is told to come back."""
+    slowdown: float = 0.0
+    """How many times as long as alone a request may take; one that would take longer is told to
+    come back at once. 3 keeps answers quick under overload, and batches small where drawing
+    together gains little. 0: as long as the queue allows."""
     threads: int = 0
     """CPU threads; 0: all there are."""
 
@@ -56,12 +60,29 @@ class HttpSettings:
     host: str = "127.0.0.1"
     port: int = 8000
     proxy: Literal["default", "haproxy"] = "default"
+    """`haproxy` is the faster one, but drawing goes on when a client has left, and it listens on
+    all interfaces too, with pages of numbers at ports 9101 and 8404."""
     max_body_bytes: int = 20 * 2**20
     max_pixels: int = 25_000_000
     """Of an uploaded photograph, asked of its header before anything is decoded."""
     timeout_s: int = 300
     drain_s: int = 30
     """How long a stopping replica finishes what it has begun."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TraceSettings:
+    """OpenTelemetry: how requests go through proxy, gateway and generator."""
+
+    share: float = 0.0
+    """Of the requests that are traced, 0 to 1."""
+    exporter: str = ""
+    """Import path of a function that returns span processors; empty: files in Ray's log folder,
+    under serve/spans. See Ray Serve's `TracingConfig`."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise BadValue("traces.share", self.share, "give a share between 0 and 1.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,6 +116,7 @@ class ServeRecipe:
     faces: FaceSettings = field(default_factory=FaceSettings)
     images: ImageSettings = field(default_factory=ImageSettings)
     http: HttpSettings = field(default_factory=HttpSettings)
+    traces: TraceSettings = field(default_factory=TraceSettings)
     replicas: Replicas = field(default_factory=Replicas)
 
     def __post_init__(self) -> None:
@@ -119,7 +141,7 @@ def gpu() -> ServeRecipe:
         local(),
         name="gpu",
         keys="keys.db",
-        images=ImageSettings(device="cuda", precision="bf16", compile=True),
+        images=ImageSettings(device="cuda", precision="bf16", compile=True, slowdown=3.0),
         replicas=Replicas(gateway_max=4, images_max=4, gpus_per_images=1.0),
     )
 

@@ -4,7 +4,7 @@ A deployment on loopback with a tiny model, beside bare calls of the same code i
 
 * faces: what the endpoint adds to a bare call at one client, throughput at 16 clients against a
   bare loop in as many threads as the gateway has, p95 of detect and embed of a 640 px photograph;
-* overload: for a while ten times the clients that are served at once.
+* overload: for a while ten times the requests per second that can be drawn.
 """
 
 import argparse
@@ -25,10 +25,15 @@ from skimage import data
 from infra.cluster import cluster, usable_cpus
 from serving.faces import Faces
 from serving.recipes import FaceSettings
+from tests.e2e.flood import flood
 from tests.e2e.served import Crowd, serving
 
 WORKERS = 2
 WARM_UP = 10
+SLOWDOWN = 3.0
+"""``images.slowdown``, as the recipe ``gpu`` has it."""
+STEPS = 25
+"""Of a picture under overload: long enough that clients and door are not what is measured."""
 
 
 def main() -> None:
@@ -40,7 +45,11 @@ def main() -> None:
     asked = parser.parse_args()
     # Read by Serve when it is imported, in every one of its processes.
     os.environ["RAY_SERVE_ENABLE_HA_PROXY"] = str(int(asked.proxy == "haproxy"))
-    with tempfile.TemporaryDirectory() as home, cluster(), serving(Path(home)) as served:
+    with (
+        tempfile.TemporaryDirectory() as home,
+        cluster(),
+        serving(Path(home), slowdown=3.0) as served,
+    ):
         print(f"proxy: {asked.proxy}, {usable_cpus()} CPUs, load {os.getloadavg()[0]:.1f}")
         faces(served, asked.requests)
         overload(served, asked.seconds)
@@ -88,22 +97,28 @@ def faces(served, requests: int) -> None:
 
 
 def overload(served, seconds: float) -> None:
-    """Ask far more than can be drawn, and see what is answered."""
-    with Crowd(served, 1) as alone:
-        alone.wait(20)
-    crowd = Crowd(served, 10 * served.recipe.images.batch)
-    with crowd:
-        crowd.wait(50)
-        before = memory_bytes()
-        crowd.wait(10**9, within_s=seconds)
-        grown = memory_bytes() - before
-    unloaded, loaded = (np.quantile(each.seconds, 0.99) for each in (alone, crowd))
-    counts = {code: crowd.statuses.count(code) for code in sorted(set(crowd.statuses))}
-    broken = [e for e in crowd.errors if e not in ("overloaded", "rate_exceeded")]
-    print(f"overload for {seconds:.0f} s               {counts}, other errors: {broken[:3]}")
+    """Send ten times what can be drawn, and see what is answered."""
+    with Crowd(served, 1, steps=STEPS) as alone:
+        alone.wait(30)
+    with Crowd(served, served.recipe.images.batch, steps=STEPS) as full:
+        full.wait(10)  # batches of this size are being learnt
+        began, had = time.monotonic(), len(full.seconds)
+        full.wait(10**9, within_s=10)
+        per_s = (len(full.seconds) - had) / (time.monotonic() - began)
+    flood(served, 10 * per_s, 3, steps=STEPS)
+    before = memory_bytes()
+    loaded = flood(served, 10 * per_s, seconds, steps=STEPS)
+    grown = memory_bytes() - before
+    p99 = [float(np.quantile(each.seconds, 0.99)) for each in (alone, loaded)]
+    broken = {k: n for k, n in loaded.errors.items() if k != "overloaded"}
+    print(f"capacity                          {per_s:7.1f} pictures/s of {STEPS} steps")
     print(
-        f"p99 of accepted requests          {loaded:7.2f} s, {loaded / unloaded:.1f} x unloaded "
-        f"{unloaded:.2f} s   (aim: 3)"
+        f"ten times that for {seconds:.0f} s           {dict(loaded.statuses)}, other errors: "
+        f"{broken}, {len(loaded.seconds) / seconds:.1f} pictures/s"
+    )
+    print(
+        f"p99 of accepted requests          {p99[1]:7.2f} s, {p99[1] / p99[0]:.1f} x unloaded "
+        f"{p99[0]:.2f} s   (aim: 3)"
     )
     print(f"memory of all replicas grew by    {grown / 2**20:7.0f} MiB")
     again = served.draw()

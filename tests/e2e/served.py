@@ -15,7 +15,7 @@ from infra.registry import Registry
 from pipelines import deployed
 from pipelines.deploy import plan, up
 from serving.keys import Keys
-from serving.recipes import FaceSettings, HttpSettings, ImageSettings, local
+from serving.recipes import FaceSettings, HttpSettings, ImageSettings, TraceSettings, local
 from serving.weights import CACHE
 from tests.serving.conftest import _features, _write
 from tests.serving.doors import INFO
@@ -29,6 +29,7 @@ class Served:
     home: Path
     name: str
     registry: Registry
+    slowdown: float = 0.0
     url: str = ""
     keys: dict = field(default_factory=dict)
 
@@ -40,8 +41,11 @@ class Served:
             store=str(self.home / "store"),
             keys=str(self.home / "keys.db"),
             faces=FaceSettings(at_once=2),
-            images=ImageSettings(threads=1, max_steps=1000, queue=8, batch=4),
+            images=ImageSettings(
+                threads=1, max_steps=1000, queue=8, batch=4, slowdown=self.slowdown
+            ),
             http=HttpSettings(port=self.port, drain_s=20),
+            traces=TraceSettings(share=1.0),
         )
 
     def release(self, seed, *, text=True, champion=True):
@@ -78,14 +82,14 @@ def wanted(**fields):
 
 
 @contextmanager
-def serving(home):
+def serving(home, slowdown=0.0):
     """Deploy a tiny model on the Ray that this process has joined; yield what is ``Served``."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     # Ray's workers know only the usual place of downloads: a name of its own, and tidied up.
     name = f"e2e-{secrets.token_hex(4)}"
-    served = Served(home, name, Registry(str(home / "store")))
+    served = Served(home, name, Registry(str(home / "store")), slowdown)
     served.port = port
     served.release(0)
     keys = Keys(home / "keys.db", make=True)

@@ -8,8 +8,10 @@ import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from openai import OpenAI
 from PIL import Image
@@ -19,6 +21,7 @@ from pipelines import deployed
 from pipelines.deploy import plan
 from pipelines.rollout import attempt
 from serving.client import Visage
+from tests.e2e.flood import flood
 from tests.e2e.served import Crowd, serving, wanted
 from tests.serving.doors import he, she
 
@@ -40,8 +43,6 @@ def picture(answer):
 
 def replica(name):
     """Return the process id of a deployment's replica."""
-    import psutil
-
     told = f"ray::ServeReplica:visage:{name}"
     return next(p.pid for p in psutil.process_iter() if p.name()[:15] == told[:15] and
                 told in " ".join(p.cmdline()))  # fmt: skip
@@ -63,6 +64,16 @@ def test_faces_are_told_apart_without_a_hop(served):
         assert not visage.verify(she(), he())["same_person"]
 
 
+def test_a_request_is_traced_from_the_proxy_to_the_generator(served):
+    import ray
+
+    assert served.draw().status_code == 200
+    logs = Path(ray._private.worker.global_worker.node.get_logs_dir_path())
+    spans = "".join(file.read_text() for file in logs.glob("serve/spans/*"))
+    for part in ("POST", "Gateway", "ImageGenerator", "trace_id"):
+        assert part in spans, logs
+
+
 def test_previews_come_as_events(served):
     with served.client() as client:
         body = wanted(steps=40, stream=True, partial_images=2)
@@ -76,6 +87,7 @@ def test_keys_are_asked_for(served):
     with served.client(key="") as client:
         refused = client.post("/v1/images/generations", json=wanted())
         assert (refused.status_code, refused.json()["error"]["code"]) == (401, "missing_key")
+        assert refused.headers.get_list("x-request-id") == [refused.json()["request_id"]]
     assert served.draw(served.client("faces")).json()["error"]["code"] == "out_of_scope"
     assert [served.draw(served.client("few")).status_code for _ in range(2)] == [200, 429]
 
@@ -186,3 +198,24 @@ def test_too_many_requests_are_refused_and_nothing_is_stuck_afterwards(served):
     began = time.monotonic()
     assert served.draw().status_code == 200
     assert time.monotonic() - began < 3
+
+
+@pytest.mark.slow
+def test_a_minute_of_ten_times_too_much_leaves_no_trace(served):
+    with Crowd(served, served.recipe.images.batch, steps=10) as full:
+        full.wait(10**9, within_s=5)
+    flood(served, 2 * len(full.seconds), 3, steps=10)  # ten times as many a second
+    before = resident_bytes()
+    seen = flood(served, 2 * len(full.seconds), 60, steps=10)
+    assert set(seen.statuses) == {200, 429}, seen.errors
+    assert set(seen.errors) == {"overloaded"}
+    assert resident_bytes() - before < 64 * 2**20
+    began = time.monotonic()
+    assert served.draw().status_code == 200
+    assert time.monotonic() - began < 5
+
+
+def resident_bytes():
+    """Return what all replicas hold in memory."""
+    return sum(p.memory_info().rss for p in psutil.process_iter()
+               if "ray::ServeReplica" in " ".join(p.cmdline()))  # fmt: skip

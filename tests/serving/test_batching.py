@@ -30,11 +30,11 @@ class Device:
         return [2 * item for item in items]
 
 
-def serve(work, device, *, batch=4, wait_s=0.05, queue=64):
+def serve(work, device, *, batch=4, wait_s=0.05, queue=64, slowdown=0.0):
     """Run an asynchronous test with a batcher, and see that it closes."""
 
     async def run():
-        batcher = Batcher(device, batch=batch, wait_s=wait_s, queue=queue)
+        batcher = Batcher(device, batch=batch, wait_s=wait_s, queue=queue, slowdown=slowdown)
         try:
             return await asyncio.wait_for(work(batcher), 20)
         finally:
@@ -255,3 +255,41 @@ def test_closing_refuses_what_is_left_after_its_time():
     took_s, codes = serve(work, device)
     assert took_s < 2
     assert codes == ["shutting_down", "shutting_down"]
+
+
+def test_what_would_take_too_long_is_refused_at_once():
+    device = Device(steps=20)  # 100 ms, however many together
+
+    async def work(batcher):
+        await batcher.submit("a", 0)
+        running = asks(batcher, [1])[0]
+        await asyncio.sleep(0.02)
+        joined = asks(batcher, [2, 3, 4, 5])  # until four were seen together: four times one
+        await asyncio.sleep(0)
+        began = time.monotonic()
+        with pytest.raises(Refusal) as refused:  # it would be alone behind them
+            await batcher.submit("a", 6)
+        assert time.monotonic() - began < 0.02
+        answers = await asyncio.gather(running, *joined)
+        assert (await batcher.submit("a", 7)).result == 14
+        return refused.value.code, [answer.queued_s + answer.running_s for answer in answers]
+
+    code, took_s = serve(work, device, slowdown=5.2)
+    assert code == "overloaded"
+    assert max(took_s) < 5.2 * 0.1
+    assert device.batches == [[0], [1], [2, 3, 4, 5], [7]]
+
+
+def test_a_short_request_may_wait_for_a_long_one():
+    device = Device(steps=2)
+
+    async def work(batcher):
+        await batcher.submit("short", 0, work=2)
+        device.steps = 40
+        running = asyncio.ensure_future(batcher.submit("long", 1, work=40))
+        await asyncio.sleep(0.02)
+        short = await batcher.submit("short", 2, work=2)
+        await running
+        return short.result
+
+    assert serve(work, device, slowdown=2.0) == 4

@@ -35,8 +35,9 @@ def raw(url, request, *, wait_s=10.0):
 def test_paths_and_methods_that_are_not_there_get_the_envelope(me):
     refused(me.get("/v1/nothing"), "not_found")
     refused(me.get("/docs"), "not_found")
-    refused(me.get(DRAW), "method_not_allowed")
-    refused(me.delete("/v1/models"), "method_not_allowed")
+    for answer, takes in ((me.get(DRAW), "POST"), (me.delete("/v1/models"), "GET")):
+        assert refused(answer, "method_not_allowed")["message"] == f"This path takes {takes}."
+        assert answer.headers["allow"] == takes
 
 
 def test_every_answer_is_numbered_and_told_not_to_be_kept(me):
