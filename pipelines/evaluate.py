@@ -36,9 +36,9 @@ from training.loop import finished, latest
 from training.method import Method
 from training.metrics import flattened
 from training.nets.references import weights_version
-from training.recipes import TrainRecipe
 from training.recognise import Recogniser, is_aligned
 from training.scorers import Kind, load_scorer
+from training.settings import TrainRecipe
 from training.sheets import contact_sheet
 
 SCORES, SHEET, PEOPLE = "scores.json", "contact.png", "people.parquet"

@@ -24,7 +24,7 @@ from pipelines.job import code_version
 from training.build import load_export
 from training.card import card
 from training.exports import read_export
-from training.recipes import TrainRecipe
+from training.settings import TrainRecipe
 
 CHAMPION = "champion"
 SCORE_TAG = "visage.score."

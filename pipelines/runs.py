@@ -235,7 +235,7 @@ def changed(folder: Path) -> dict[str, tuple[object, object]]:
     from pipelines.recipes import RECIPES as CURATIONS
     from pipelines.recipes import Recipe
     from training.recipes import RECIPES as TRAININGS
-    from training.recipes import TrainRecipe
+    from training.settings import TrainRecipe
 
     given = dict(flat(_recipe(folder)))
     name = str(given.get("name", ""))

@@ -24,7 +24,7 @@ from training.checkpoints import latest
 from training.engine import PlainEngine
 from training.features import Prepared
 from training.loop import REPORTS, Report, ReportFile, Wish, fit, noticed, read_reports
-from training.recipes import Scale, TrainRecipe
+from training.settings import Scale, TrainRecipe
 from training.validation import validator
 
 

@@ -24,7 +24,7 @@ from serving.recipes import ServeRecipe
 from training.exports import Export, read_export
 from training.features import EMPTY_FILE, Features
 from training.nets.codec import CODEC_FILE
-from training.recipes import TrainRecipe
+from training.settings import TrainRecipe
 
 Kept = TypeVar("Kept")
 

@@ -15,7 +15,8 @@ from infra.errors import BadValue, VisageError
 from training.build import build
 from training.engine import PlainEngine
 from training.loop import Report, ReportFile, fit
-from training.recipes import TrainRecipe, recipe
+from training.recipes import recipe
+from training.settings import TrainRecipe
 from training.validation import validator
 
 

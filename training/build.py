@@ -9,7 +9,7 @@ from training.data import Batches
 from training.exports import read_export
 from training.features import Features, Prepared
 from training.method import Method
-from training.recipes import TrainRecipe
+from training.settings import TrainRecipe
 
 METHODS = {
     "base": "training.methods.base:BaseGenerator",

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from infra.configuration import to_yaml
 from training.features import Features
-from training.recipes import TrainRecipe
+from training.settings import TrainRecipe
 
 _ENCODER_LICENCES = {
     "dlib": "CC0-1.0",

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from infra.errors import BadValue, CheckpointNotWritten
 from training.engine import Engine
 from training.method import Method
-from training.recipes import TrainRecipe
+from training.settings import TrainRecipe
 
 Validate = Callable[[Method, int], Mapping[str, float]]
 """Scores a method, which has its averaged weights, at a step; greater is better."""

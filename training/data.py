@@ -17,7 +17,7 @@ from torch import Tensor
 from infra.errors import BadValue
 from training.features import Prepared
 from training.order import Order
-from training.recipes import TrainRecipe
+from training.settings import TrainRecipe
 
 _OF_TARGET = ("latents", "landmarks", "mask", "text", "pooled", "size")
 _OF_REFERENCE = ("identity", "image")

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from infra.errors import BadWeights
 from training.group import Group
 from training.method import Method
-from training.recipes import OptimiserSettings, TrainRecipe
+from training.settings import OptimiserSettings, TrainRecipe
 from training.shards import Shards, write_shards
 
 MOMENTS = ("exp_avg", "exp_avg_sq")

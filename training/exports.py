@@ -26,7 +26,7 @@ from infra.errors import BadWeights
 from training.card import card
 from training.features import EMPTY_FILE, Features
 from training.nets.codec import Codec, save_codec
-from training.recipes import LossSettings, Scale, TrainRecipe
+from training.settings import LossSettings, Scale, TrainRecipe
 
 CONFIG = "config.json"
 FORMAT = "visage-export-1"

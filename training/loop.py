@@ -25,7 +25,7 @@ from training.checkpoints import finished as finished
 from training.checkpoints import latest as latest
 from training.data import Batches
 from training.engine import Engine, Moved, learning_rate
-from training.recipes import TrainRecipe
+from training.settings import TrainRecipe
 
 MAX_SKIPPED = 20
 """Steps in a row whose gradients may be not finite before the run is given up."""

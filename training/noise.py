@@ -15,7 +15,7 @@ from torch import Tensor
 
 from infra.errors import BadValue
 from infra.weights import locate
-from training.recipes import BaseModelSettings
+from training.settings import BaseModelSettings
 
 STEPS = 1000
 

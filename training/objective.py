@@ -16,7 +16,7 @@ from training.losses import masked, mse, weighted_mean
 from training.method import Batch
 from training.nets.codec import Codec, decoded
 from training.noise import Noised, NoiseSchedule
-from training.recipes import LossSettings
+from training.settings import LossSettings
 
 ENOUGH_SIGNAL = 0.5
 """Share of a noisy latent's variance that must be signal for its clean estimate to show anybody."""

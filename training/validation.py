@@ -10,7 +10,7 @@ from training.build import Job
 from training.checkpoints import Validate
 from training.engine import HALVES
 from training.method import Method
-from training.recipes import TrainRecipe
+from training.settings import TrainRecipe
 
 
 def validator(job: Job, recipe: TrainRecipe) -> Validate | None:

@@ -28,7 +28,7 @@ from training.build import build
 from training.checkpoints import latest
 from training.engine import PlainEngine
 from training.loop import REPORTS, Report, ReportFile, Wish, fit, read_reports
-from training.recipes import TrainRecipe
+from training.settings import TrainRecipe
 from training.validation import validator
 
 LOOK_EVERY_S = 0.3

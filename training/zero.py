@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from training.engine import MOMENTS, Average, Engine, Moved, adamw
 from training.method import Method
-from training.recipes import TrainRecipe
+from training.settings import TrainRecipe
 from training.shards import Shards
 
 FIRST_LOSS_SCALE = 2.0**16

@@ -9,7 +9,8 @@ import tyro
 from rich.console import Console
 
 from pipelines.commands.flags import list_recipes, parse, starting_recipe
-from training.recipes import RECIPES, TrainRecipe, recipe
+from training.recipes import RECIPES, recipe
+from training.settings import TrainRecipe
 
 HELP = """\
 usage: visage train RECIPE --data.path FOLDER [--out FOLDER] [settings]

@@ -43,7 +43,7 @@ from tests.bench.train_sides import (
     settle,
 )
 from training.engine import HALVES
-from training.recipes import TrainRecipe
+from training.settings import TrainRecipe
 
 SIDES = ("prepared", "encoded", "plain", "plain-half")
 WORKERS = ("bare", "zero", "ray")

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from training.build import make_method
 from training.data import Batches
 from training.features import Prepared
-from training.recipes import TrainRecipe
+from training.settings import TrainRecipe
 
 PEAKS = {"H200": 989.4e12, "H100 PCIe": 756e12, "H100": 989.4e12, "A100": 312e12}
 """FLOP/s in dense bf16 by part of a GPU's name, the first that fits; NVIDIA's data sheets:

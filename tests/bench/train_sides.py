@@ -24,7 +24,7 @@ from training.features import Features
 from training.loop import Report, ReportFile, fit
 from training.nets.presets import load_vae
 from training.nets.text import load_text_encoder
-from training.recipes import Scale, TrainRecipe
+from training.settings import Scale, TrainRecipe
 
 IDENTITY_DIM = 512  # ArcFace's
 

@@ -19,7 +19,7 @@ from serving.recipes import FaceSettings, HttpSettings, ImageSettings, TraceSett
 from serving.weights import CACHE
 from tests.serving.conftest import _features, _write
 from tests.serving.doors import INFO
-from training.recipes import MethodSettings, TrainRecipe
+from training.settings import MethodSettings, TrainRecipe
 
 
 @dataclass

@@ -20,7 +20,8 @@ from pipelines.evaluate_settings import EvaluateSettings
 from pipelines.score_tables import WORDS
 from tests.training.measured import measured_features, untrained_run
 from training.features import Features
-from training.recipes import DataSettings, MethodSettings, Scale, lfw64
+from training.recipes import lfw64
+from training.settings import DataSettings, MethodSettings, Scale
 
 VISAGE = str(Path(sys.executable).with_name("visage"))
 QUICK = EvaluateSettings(seeds=2, steps=2)

@@ -16,7 +16,8 @@ from pipelines.cli import main
 from pipelines.release import decide, licences, release
 from tests.infra.mlflow_server import put_database
 from training.build import build
-from training.recipes import DataSettings, MethodSettings, lfw64
+from training.recipes import lfw64
+from training.settings import DataSettings, MethodSettings
 
 
 @pytest.fixture(scope="module")

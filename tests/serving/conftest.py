@@ -9,7 +9,7 @@ from training.build import METHODS
 from training.features import EMPTY_FILE, Features
 from training.nets.codec import BESIDE, CODEC_FILE, PatchCodec
 from training.nets.text import load_text_encoder
-from training.recipes import BaseModelSettings, MethodSettings, TrainRecipe
+from training.settings import BaseModelSettings, MethodSettings, TrainRecipe
 
 DIM = 8
 EMBEDDER = "test@0"

@@ -12,7 +12,8 @@ from training.build import METHODS, build, load_export, make_method
 from training.exports import CONFIG, read_export
 from training.features import Prepared
 from training.method import Condition, Method, Sampling
-from training.recipes import DataSettings, MethodSettings, lfw64
+from training.recipes import lfw64
+from training.settings import DataSettings, MethodSettings
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ from infra.configuration import to_dict
 from tests.training.methods.adapters import FEATURES
 from training.build import METHODS, build
 from training.card import card
-from training.recipes import DataSettings, MethodSettings, TrainRecipe, lfw64
+from training.recipes import lfw64
+from training.settings import DataSettings, MethodSettings, TrainRecipe
 
 
 def test_a_card_says_what_is_known_and_what_is_not():

@@ -9,7 +9,8 @@ from tests.training.conftest import write_features
 from training.data import Batches
 from training.features import Prepared
 from training.order import Order
-from training.recipes import Scale, tiny
+from training.recipes import tiny
+from training.settings import Scale
 
 
 @pytest.fixture

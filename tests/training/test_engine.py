@@ -9,7 +9,8 @@ from tests.training.conftest import write_features
 from training.build import build
 from training.engine import Average, PlainEngine
 from training.group import Group
-from training.recipes import DataSettings, MethodSettings, Scale, tiny
+from training.recipes import tiny
+from training.settings import DataSettings, MethodSettings, Scale
 
 
 def test_one_process_is_a_group_of_its_own():

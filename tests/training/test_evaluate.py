@@ -17,9 +17,10 @@ from training.drawing import Plan, held_out, parts
 from training.evaluate import evaluate
 from training.features import Features, Prepared, write_index
 from training.method import AS_USUAL, Method
-from training.recipes import DataSettings, MethodSettings, lfw64, tiny
+from training.recipes import lfw64, tiny
 from training.recognise import Recogniser, is_aligned
 from training.scorers import load_scorer
+from training.settings import DataSettings, MethodSettings
 
 PLAN = Plan(seeds=2, steps=2)
 

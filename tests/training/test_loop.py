@@ -11,13 +11,8 @@ from infra.errors import BadWeights
 from training.build import build
 from training.engine import Average, PlainEngine, learning_rate
 from training.loop import Diverged, finished, fit, latest
-from training.recipes import (
-    DataSettings,
-    DropSettings,
-    MethodSettings,
-    OptimiserSettings,
-    lfw64,
-)
+from training.recipes import lfw64
+from training.settings import DataSettings, DropSettings, MethodSettings, OptimiserSettings
 
 
 @pytest.fixture

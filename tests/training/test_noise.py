@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from training.noise import NoiseSchedule
-from training.recipes import BaseModelSettings
+from training.settings import BaseModelSettings
 
 RNG = torch.Generator().manual_seed(0)
 Z = torch.randn(5, 3, 4, 4, generator=RNG)

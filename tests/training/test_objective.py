@@ -7,7 +7,7 @@ from torch import nn
 from tests.training.methods.adapters import FEATURES, batch
 from training.noise import NoiseSchedule
 from training.objective import LOSSES, Objective
-from training.recipes import BaseModelSettings, LossSettings
+from training.settings import BaseModelSettings, LossSettings
 
 EVERYBODY = torch.ones(2, dtype=torch.bool)
 
@@ -107,7 +107,8 @@ def test_the_encoder_is_loaded_only_where_it_weighs():
 
 def test_identity_is_measured_in_the_base_generator_too(features):
     from training.build import build
-    from training.recipes import DataSettings, MethodSettings, lfw64
+    from training.recipes import lfw64
+    from training.settings import DataSettings, MethodSettings
 
     recipe = replace(
         lfw64(),

@@ -6,16 +6,8 @@ import pytest
 
 from infra.configuration import from_yaml, to_yaml
 from infra.errors import BadValue, UnknownRecipe
-from training.recipes import (
-    RECIPES,
-    DataSettings,
-    DropSettings,
-    LossSettings,
-    Scale,
-    TrainRecipe,
-    recipe,
-    tiny,
-)
+from training.recipes import RECIPES, recipe, tiny
+from training.settings import DataSettings, DropSettings, LossSettings, Scale, TrainRecipe
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -19,8 +19,9 @@ from tests.training.methods.adapters import (
 )
 from training.build import build
 from training.method import Condition, Sampling, Stopped
-from training.recipes import DataSettings, MethodSettings, lfw64
+from training.recipes import lfw64
 from training.sampler import latent_shape
+from training.settings import DataSettings, MethodSettings
 
 
 @pytest.fixture(params=["base", SD, SDXL])

@@ -10,7 +10,8 @@ from tests.training.conftest import write_features
 from training.build import build
 from training.engine import PlainEngine
 from training.loop import fit
-from training.recipes import DataSettings, OptimiserSettings, Scale, tiny
+from training.recipes import tiny
+from training.settings import DataSettings, OptimiserSettings, Scale
 from training.validation import validator
 
 

@@ -12,14 +12,8 @@ from tests.training.conftest import noise_features
 from tests.training.many import train
 from training.checkpoints import finished
 from training.loop import read_reports
-from training.recipes import (
-    DataSettings,
-    DropSettings,
-    MethodSettings,
-    OptimiserSettings,
-    Scale,
-    lfw64,
-)
+from training.recipes import lfw64
+from training.settings import DataSettings, DropSettings, MethodSettings, OptimiserSettings, Scale
 
 pytestmark = pytest.mark.ray
 

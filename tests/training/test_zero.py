@@ -9,14 +9,8 @@ from safetensors.numpy import load_file
 from tests.training.conftest import noise_features
 from tests.training.many import Workers, train
 from training.checkpoints import latest
-from training.recipes import (
-    DataSettings,
-    DropSettings,
-    MethodSettings,
-    OptimiserSettings,
-    Scale,
-    lfw64,
-)
+from training.recipes import lfw64
+from training.settings import DataSettings, DropSettings, MethodSettings, OptimiserSettings, Scale
 
 STEPS = 4
 

@@ -24,8 +24,8 @@ from training.nets.identity_tokens import IdentityTokens
 from training.nets.tuning import tune
 from training.noise import NoiseSchedule
 from training.objective import Objective
-from training.recipes import TrainRecipe
 from training.sampler import draw, first_noise
+from training.settings import TrainRecipe
 
 TOKEN_DIM = 192
 _UNET = "unet/diffusion_pytorch_model.safetensors"

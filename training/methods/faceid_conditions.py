@@ -15,7 +15,7 @@ from infra.errors import BadValue, UnreadableSource
 from training.exports import read_empty
 from training.features import Features
 from training.nets.identity_tokens import normalised
-from training.recipes import DropSettings, MethodSettings
+from training.settings import DropSettings, MethodSettings
 
 
 @dataclass(frozen=True)

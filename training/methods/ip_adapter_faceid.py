@@ -25,8 +25,8 @@ from training.nets.references import weights_version
 from training.nets.tuning import tune
 from training.noise import NoiseSchedule, check_base
 from training.objective import Objective
-from training.recipes import TrainRecipe
 from training.sampler import draw, first_noise, latent_px
+from training.settings import TrainRecipe
 
 NAME = "ip-adapter-faceid"
 

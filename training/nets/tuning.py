@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from training.recipes import Scale
+from training.settings import Scale
 
 
 def tune(unet: Any, scale: Scale) -> None:  # noqa: ANN401  # half of diffusers' methods have no types

@@ -11,7 +11,7 @@ from training.features import EMPTY_FILE, Features
 from training.method import Condition, Sampling
 from training.methods.ip_adapter_faceid import IPAdapterFaceID
 from training.nets.presets import load_unet, load_vae
-from training.recipes import BaseModelSettings, MethodSettings, TrainRecipe
+from training.settings import BaseModelSettings, MethodSettings, TrainRecipe
 
 DIM, TOKENS, WIDTH, POOLED = 32, 5, 32, 32
 IMAGE = (5, 24)

@@ -7,7 +7,8 @@ from diffusers import UNet2DConditionModel
 from infra.errors import BadValue, BadWeights
 from training.build import build, load_export
 from training.method import Condition, Sampling
-from training.recipes import DataSettings, LossSettings, MethodSettings, lfw64, lfw64_base
+from training.recipes import lfw64, lfw64_base
+from training.settings import DataSettings, LossSettings, MethodSettings
 
 
 @pytest.fixture

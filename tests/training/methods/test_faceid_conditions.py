@@ -9,7 +9,7 @@ from tests.training.methods.adapters import DIM, FEATURES, IMAGE, VARIANTS, batc
 from training.features import EMPTY_FILE
 from training.methods.faceid_conditions import FaceIDConditions, dropped
 from training.nets.identity_tokens import normalised
-from training.recipes import DropSettings, MethodSettings
+from training.settings import DropSettings, MethodSettings
 
 STANDARD = MethodSettings(identity_norm="standard")
 

@@ -22,7 +22,7 @@ from tests.training.methods.adapters import (
 )
 from training.method import Condition
 from training.nets.presets import load_unet
-from training.recipes import DropSettings, LossSettings, MethodSettings, Scale
+from training.settings import DropSettings, LossSettings, MethodSettings, Scale
 
 STANDARD = MethodSettings(identity_norm="standard")
 EVERYBODY = pytest.mark.parametrize("variant", VARIANTS)

@@ -23,7 +23,7 @@ from tests.training.methods.adapters import (
     pipeline,
 )
 from training.build import load_export
-from training.recipes import LossSettings, MethodSettings, Scale
+from training.settings import LossSettings, MethodSettings, Scale
 
 NAME = "ip-adapter-faceid"
 

@@ -8,7 +8,8 @@ import torch
 from infra.errors import BadValue
 from training.build import build, load_export
 from training.method import Condition, Sampling
-from training.recipes import DataSettings, MethodSettings, lfw64_adapter, lfw64_base
+from training.recipes import lfw64_adapter, lfw64_base
+from training.settings import DataSettings, MethodSettings
 
 
 def on(recipe, features, **more):
