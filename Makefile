@@ -36,6 +36,8 @@ check: lint types test  ## lint, types, tests
 bench: $(READY)  ## the numbers that tests/bench prints; VISAGE_TEST_DATA names the photographs
 	$(BIN)/python -m tests.bench.verification
 	$(BIN)/python -m tests.bench.curate
+	$(BIN)/python -m tests.bench.fetch
+	$(BIN)/python -m tests.bench.scale
 	$(BIN)/python -m tests.bench.train --size tiny --workers
 	$(BIN)/python -m tests.bench.serve_generator
 	$(BIN)/python -m tests.bench.serve --proxy haproxy

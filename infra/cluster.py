@@ -1,7 +1,10 @@
 """Where Ray runs: embedded in this process's machine, or a cluster that is already there."""
 
+import json
 import logging
 import os
+import re
+import socket
 import sys
 import warnings
 from collections.abc import Iterator
@@ -9,11 +12,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from infra.errors import BadValue
+
 ROOT = Path(__file__).resolve().parents[1]
 OBJECT_STORE_BYTES = 768 * 2**20
 """Shared memory of an embedded Ray: rows on their way between workers, a few blocks at a time."""
-
-
+ANSWER_S = 10.0
+"""How long a cluster may take to accept a connection."""
 SPARE_CPUS = 2
 """CPUs that no pool of workers may reserve: Ray Data reads and writes in tasks of one whole CPU,
 and filters a resumed job's rows in an actor of one. Without room for both a job waits for itself
@@ -35,6 +40,9 @@ def cluster(address: str = "", cpus: int = 0) -> Iterator[int]:
 
     Yields:
         The number of CPUs that pools of workers may reserve together.
+
+    Raises:
+        BadValue: No cluster answers at the address, or not to us.
     """
     # One thread per CPU share: pools already have one process per CPU. Ray asks before it
     # reports usage; we answer for it.
@@ -47,12 +55,14 @@ def cluster(address: str = "", cpus: int = 0) -> Iterator[int]:
     if ray.is_initialized():
         yield _free_for_pools()
         return
-    address = address or os.environ.get("RAY_ADDRESS", "")
+    from infra.settings import read_settings  # here, for many import this and few join
+
+    address = address or read_settings().ray_address
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    with _hushed():
-        if address:
-            ray.init(address=address, runtime_env=runtime_env(), **quiet)
-        else:
+    if address:
+        _join(address, quiet)
+    else:
+        with _hushed():
             ray.init(
                 address="local",
                 num_cpus=(cpus or usable_cpus()) + SPARE_CPUS,
@@ -66,6 +76,32 @@ def cluster(address: str = "", cpus: int = 0) -> Iterator[int]:
         yield _free_for_pools()
     finally:
         ray.shutdown()
+
+
+def _join(address: str, quiet: dict[str, Any]) -> None:
+    """Join a cluster.
+
+    Raises:
+        BadValue: No cluster answers at the address, or not to us.
+    """
+    import ray
+
+    if address.startswith(("http://", "https://")):
+        cure = "that is a dashboard, for `visage submit`; name HOST:6379, or none for an own Ray."
+        raise BadValue("the cluster's address", address, cure)
+    try:
+        if there := re.fullmatch(r"\[?([^/]+?)\]?:(\d+)", address):
+            # Ray itself would wait for two minutes, and then end this process.
+            socket.create_connection((there[1], int(there[2])), timeout=ANSWER_S).close()
+        with _hushed():
+            ray.init(address=address, runtime_env=runtime_env(), **quiet)
+    except OSError as error:
+        why = str(error).strip().splitlines()[0]
+        cure = (
+            f"no Ray cluster answers there ({why}); start it, or name the right one. A "
+            "cluster with a token wants RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH=FILE."
+        )
+        raise BadValue("the cluster's address", address, cure) from None
 
 
 def _guard_token() -> None:
@@ -116,8 +152,15 @@ def runtime_env() -> dict[str, Any]:
 
     The five packages have common names, so the tree must come first on ``sys.path``; that is
     what ``working_dir`` does. Files that git ignores are left behind. An installed wheel ships
-    nothing: its folder holds every other package too, and the cluster's images have it.
+    nothing: its folder holds every other package too, and the cluster's images have it. Nor does
+    a submitted run: Ray gives its workers the folder that it was submitted with.
     """
-    if not (ROOT / "pyproject.toml").exists():
+    if not (ROOT / "pyproject.toml").exists() or _submitted_with_code():
         return {}
     return {"working_dir": str(ROOT), "excludes": ["/tests"]}
+
+
+def _submitted_with_code() -> bool:
+    """Say whether this is a job of Ray's that was given a working folder."""
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    return "working_dir" in (job.get("runtime_env") or {})

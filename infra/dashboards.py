@@ -51,8 +51,11 @@ _NODES = (
 
 CURATION = (
     Panel(
-        "Rows per second", "Rows decided, by how they ended.",
-        {"{{run}} {{status}}": _rate("visage_rows_total", "run, status")}, "rowsps",
+        "Rows per second", "Rows looked at; decided ones by how they ended, most at the run's end.",
+        {
+            "{{run}} looked at": _rate("visage_ingested_rows_total", "run"),
+            "{{run}} {{status}}": _rate("visage_rows_total", "run, status"),
+        }, "rowsps",
     ),
     Panel(
         "Why rows are not kept", "Rules and errors by name.",

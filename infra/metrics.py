@@ -33,6 +33,7 @@ METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         Metric("visage_rows", "counter", "Rows decided.", ("run", "status", "reason")),
+        Metric("visage_ingested_rows", "counter", "Rows looked at, however they end.", ("run",)),
         Metric("visage_stage_seconds", "counter", "Seconds spent in a stage.", ("run", "stage")),
         Metric("visage_stage_rows", "counter", "Rows that went through a stage.", ("run", "stage")),
         Metric("visage_train_step", "gauge", "Optimiser steps done.", ("run",)),

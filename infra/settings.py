@@ -53,11 +53,13 @@ class Settings(BaseSettings):
 
     store: str = ""
     """`VISAGE_STORE`: default folder or `s3://bucket/prefix` for results."""
+    submission: str = ""
+    """`VISAGE_SUBMISSION`: id under which `visage submit` sent this very run; it sets it."""
     keys_file: Annotated[Path | None, AfterValidator(_file)] = None
     """`VISAGE_KEYS_FILE`: SQLite file of API keys (`visage keys add`)."""
     mlflow_tracking_uri: Annotated[
         SecretStr,
-        _url("http", "https", "sqlite", "postgresql", "mysql"),
+        _url("http", "https", "sqlite", "postgresql", "mysql", "mssql"),
         Field(validation_alias="MLFLOW_TRACKING_URI"),
     ] = SecretStr("")
     """MLflow's address; secret, since a database's address may carry its password."""
@@ -77,7 +79,7 @@ class Settings(BaseSettings):
     s3_endpoint: Annotated[
         str, _url("http", "https"), Field(validation_alias="AWS_ENDPOINT_URL")
     ] = ""
-    """Address of an S3 server that is not Amazon's."""
+    """Address of an S3 server that is not Amazon's; pyarrow, boto3 and MLflow read it too."""
     s3_access_key_id: Annotated[SecretStr, Field(validation_alias="AWS_ACCESS_KEY_ID")] = SecretStr(
         ""
     )

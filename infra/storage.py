@@ -17,6 +17,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from infra.errors import BadValue, UnwritableStore
+from infra.settings import read_settings
 
 
 @dataclass(frozen=True)
@@ -121,13 +122,15 @@ def open_folder(where: str) -> Folder:
     """Return the folder named by a path or a URI such as ``s3://bucket/prefix``.
 
     Raises:
-        BadValue: The URI has a scheme that is not known, or carries a secret.
+        BadValue: The URI has a scheme that is not known, or carries a secret; or a variable of
+            infra/settings.py, such as ``AWS_ENDPOINT_URL``, has a value that cannot work.
     """
     if "://" not in where:
         return Folder(pafs.LocalFileSystem(), str(Path(where).expanduser().resolve()))
     if (shown := without_secrets(where)) != where:
         # Paths are written into recipes, reports and MLflow.
         raise BadValue("path", shown, "keep keys out of paths; set AWS_ACCESS_KEY_ID and its like.")
+    read_settings()  # pyarrow reads AWS_ENDPOINT_URL itself, but takes a wrong one for a host
     try:
         fs, path = pafs.FileSystem.from_uri(where)
     except (pa.ArrowInvalid, OSError) as error:

@@ -1,7 +1,6 @@
 """What a run leaves in MLflow, sent beside the work so that it never holds the work up."""
 
 import logging
-import os
 import re
 import threading
 import time
@@ -12,6 +11,7 @@ from typing import Any
 
 from infra.delivery import Sent, deliver, send_folder
 from infra.mlflow_run import MlflowRun
+from infra.settings import read_settings
 from infra.spool import Entry, Spool
 from infra.storage import Folder, without_secrets
 
@@ -23,8 +23,12 @@ SYSTEM_EVERY_S = 10.0
 
 
 def tracking_uri(store: Folder) -> str:
-    """Return MLFLOW_TRACKING_URI, or an SQLite file in the store (at home for a remote store)."""
-    if uri := os.environ.get("MLFLOW_TRACKING_URI"):
+    """Return MLFLOW_TRACKING_URI, or an SQLite file in the store (at home for a remote store).
+
+    Raises:
+        BadValue: The variable, or another of infra/settings.py, has a value that cannot work.
+    """
+    if uri := read_settings().mlflow_tracking_uri.get_secret_value():
         return uri
     home = _home(store)
     home.mkdir(parents=True, exist_ok=True)
@@ -133,7 +137,7 @@ class Tracker:
                 ``source``.
         """
         self._put("params", {key: str(value) for key, value in params.items()})
-        sent = os.environ.get("VISAGE_SUBMISSION")  # set by `visage submit`
+        sent = read_settings().submission
         self._put("tags", dict(tags) | ({"visage.submission": sent} if sent else {}))
         if dataset:
             self._put("dataset", dict(dataset))

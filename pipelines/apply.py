@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from functools import partial
 
 import pyarrow as pa
-from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
+from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 
+from pipelines.counters import RUN, count_batch
 from stages.chain import Chain
 from stages.types import Stage
 
@@ -32,7 +33,7 @@ class _Worker:
         self.chain = Chain([make() for make in makes])
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        return self.chain(table)
+        return _counted(self.chain, table)
 
 
 def apply(ds: Dataset, *makes: Callable[[], Stage], pool: Pool) -> Dataset:
@@ -65,11 +66,19 @@ def apply(ds: Dataset, *makes: Callable[[], Stage], pool: Pool) -> Dataset:
     )
 
 
+def _counted(chain: Chain, table: pa.Table) -> pa.Table:
+    """Call the chain, and count what it did under the run's name, which Ray Data carries here."""
+    done = chain(table)
+    if run := DataContext.get_current().get_config(RUN, ""):
+        count_batch(run, table, done, [type(stage).__name__ for stage in chain.stages])
+    return done
+
+
 def _named(name: str, makes: tuple[Callable[[], Stage], ...]) -> Callable[[pa.Table], pa.Table]:
     """Return a function for plain tasks, named for its stages."""
 
     def run(table: pa.Table) -> pa.Table:
-        return Chain([make() for make in makes])(table)
+        return _counted(Chain([make() for make in makes]), table)
 
     run.__name__ = run.__qualname__ = name
     return run

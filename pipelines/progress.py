@@ -34,12 +34,17 @@ def pace(done: float, seconds: float, left: float) -> str:
 
 
 class Reporter:
-    """Shows one job at a time on a console: a live bar, or a line every few seconds."""
+    """Shows one job at a time on a console: a live bar, or a line every few seconds.
+
+    Args:
+        console: Where.
+        run: The run's name, for Prometheus; empty where its rows are not counted.
+    """
 
     current: ClassVar["Reporter | None"] = None
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    def __init__(self, console: Console, run: str = "") -> None:
+        self.console, self.run = console, run
         self._bar: Progress | None = None
         self._task: Any = None
         self._name, self._total, self._before = "", 0, 0

@@ -8,6 +8,7 @@ from ray.data.checkpoint import CheckpointConfig
 
 from infra.errors import JobFailed
 from infra.storage import Folder, count_rows
+from pipelines.counters import RUN
 from pipelines.progress import RayProgress, Reporter
 
 
@@ -42,6 +43,7 @@ def map_rows(
     expected, before = count_rows(source), count_rows(target, after_crash=True)
     context = ray.data.DataContext.get_current()
     context.custom_execution_callback_classes = [RayProgress]
+    context.set_config(RUN, reporter.run)
     context.checkpoint_config = CheckpointConfig(
         id_column="id",
         checkpoint_path=checkpoint.make().path,
@@ -60,8 +62,9 @@ def map_rows(
         with reporter.job(checkpoint.path.split("/")[-2], expected, before):
             rows.write_parquet(target.path, filesystem=target.fs, partition_cols=["status"])
     finally:
-        # The setting is global, and every later read would be filtered by it.
+        # Both are global: every later read would be filtered, and every later row counted.
         context.checkpoint_config = None
+        context.remove_config(RUN)
     found = count_rows(target)
     if found != expected:
         raise JobFailed(checkpoint.path.split("/")[-2], expected, found, str(target))

@@ -58,12 +58,16 @@ def list_source(source: Source) -> Listing:
     if not source.path:
         raise UnreadableSource("", "no path is given", "Name one with --source.path.")
     where = open_folder(source.path)
-    info = where.fs.get_file_info(where.path)
+    try:
+        info = where.fs.get_file_info(where.path)
+        infos = [info]
+        if info.type == pafs.FileType.Directory:
+            infos = where.fs.get_file_info(pafs.FileSelector(where.path, recursive=True))
+    except OSError as error:  # no permission, or an object store that does not answer
+        cure = "Check --source.path; for s3:// also AWS_ENDPOINT_URL and the keys."
+        raise UnreadableSource(str(where), str(error), cure) from None
     if info.type == pafs.FileType.NotFound:
         raise UnreadableSource(str(where), "it does not exist", "Check --source.path.")
-    infos = [info]
-    if info.type == pafs.FileType.Directory:
-        infos = where.fs.get_file_info(pafs.FileSelector(where.path, recursive=True))
     infos = sorted((i for i in infos if i.is_file), key=lambda i: i.path)
     kind = source.kind if source.kind != "auto" else _guess(where, infos)
     wanted = {"folder": PICTURES, "table": tuple(TABLES), "urls": (".txt",), "tar": (".tar",)}[kind]

@@ -22,7 +22,8 @@ once() {
 }
 
 random | once postgres_password
-printf 'postgresql://mlflow:%s@postgres:5432/mlflow' "$(cat secrets/postgres_password)" |
+# The driver is named: SQLAlchemy alone would look for another one than the image has.
+printf 'postgresql+psycopg2://mlflow:%s@postgres:5432/mlflow' "$(cat secrets/postgres_password)" |
     once mlflow_backend_store_uri
 random | once mlflow_flask_secret_key
 random | once mlflow_admin_password

@@ -10,7 +10,8 @@ RUN python -m venv /opt/mlflow
 ENV PATH=/opt/mlflow/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
 COPY constraints.txt ./
-RUN pip install --constraint constraints.txt "mlflow[auth]" boto3 psycopg2-binary
+RUN pip install --constraint constraints.txt \
+    "mlflow[auth]" boto3 prometheus_flask_exporter psycopg2-binary
 
 FROM ${BASE_IMAGE}
 ARG MLFLOW_VERSION=3.17.2

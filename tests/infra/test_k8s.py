@@ -23,6 +23,9 @@ from tests.infra.manifests import (
     resources,
 )
 
+OPERATED = ("PodMonitor", "PrometheusRule")
+"""Kinds of the Prometheus operator: no schema of theirs is at hand."""
+
 
 def named(docs, kind, name="visage"):
     return next(d for d in docs if d["kind"] == kind and d["metadata"]["name"] == name)
@@ -49,7 +52,7 @@ def test_ray_objects_keep_to_their_schemas(build):
 
 @pytest.mark.parametrize("build", BUILDS)
 def test_core_objects_keep_to_their_schemas(build):
-    core = [d for d in built(build) if d["kind"] not in (*RAY_KINDS, "PodMonitor")]
+    core = [d for d in built(build) if d["kind"] not in (*RAY_KINDS, *OPERATED)]
     assert [f"{d['kind']} {p}" for d in core for p in core_problems(d)] == []
 
 
@@ -193,6 +196,20 @@ def test_every_job_runs_a_command_and_a_recipe_that_there_are():
         assert recipes[verb](recipe).name == recipe
 
 
+def test_a_training_reads_and_writes_on_a_volume_that_all_its_pods_share():
+    docs = built("jobs")
+    job = named(docs, "RayJob", "train")
+    words = shlex.split(job["spec"]["entrypoint"])
+    claim = named(docs, "PersistentVolumeClaim", "visage-shared")
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    for _, pod in pods(job):
+        volumes = {v["name"]: v.get("persistentVolumeClaim") for v in pod["spec"]["volumes"]}
+        mounts = {m["name"]: m["mountPath"] for m in pod["spec"]["containers"][0]["volumeMounts"]}
+        assert volumes["shared"] == {"claimName": "visage-shared"}
+        for flag in ("--data.path", "--out"):
+            assert words[words.index(flag) + 1].startswith(f"{mounts['shared']}/")
+
+
 @pytest.mark.parametrize("build", BUILDS)
 def test_every_selector_finds_a_pod_and_every_port_is_one_of_its(build):
     docs = built(build)
@@ -261,5 +278,5 @@ def test_a_patch_of_a_field_that_is_not_there_is_found(base):
 def test_development_needs_no_gpu_and_no_further_operator():
     docs = built("overlays/dev")
     assert "nvidia.com/gpu" not in yaml.safe_dump(docs)
-    assert {d["kind"] for d in docs if d["kind"] in ("PodMonitor", "PrometheusRule")} == set()
+    assert {d["kind"] for d in docs if d["kind"] in OPERATED} == set()
     assert {d["metadata"].get("namespace", "visage-dev") for d in docs} == {"visage-dev"}

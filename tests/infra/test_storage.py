@@ -70,3 +70,9 @@ def test_a_path_with_a_secret_is_refused_without_repeating_it():
 def test_an_unknown_scheme_is_refused():
     with pytest.raises(BadValue, match="use a local path or s3://"):
         open_folder("nfs://somewhere/x")
+
+
+def test_an_endpoint_that_cannot_work_is_told_of_before_it_is_asked(monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "minio:9000")
+    with pytest.raises(BadValue, match="AWS_ENDPOINT_URL cannot be 'minio:9000': give a URL"):
+        open_folder("s3://visage/store")

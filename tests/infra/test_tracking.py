@@ -6,6 +6,7 @@ import time
 import pytest
 
 from infra import tracking
+from infra.errors import BadValue
 from infra.storage import open_folder
 from infra.tracking import Tracker, send_waiting, spool_file, tracking_uri
 from tests.infra.mlflow_server import Server, put_database
@@ -229,3 +230,9 @@ def test_numbers_wait_while_a_server_is_down_and_arrive_once(store, tmp_path, mo
         assert [a.path for a in client.list_artifacts(tracker.run_id)] == ["report.html"]
     finally:
         server.stop()
+
+
+def test_an_address_that_no_mlflow_can_have_is_refused_at_once(store, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "ftp://mlflow")
+    with pytest.raises(BadValue, match=r"MLFLOW_TRACKING_URI cannot be .*begins with http://"):
+        tracking_uri(store)
