@@ -39,6 +39,7 @@ bench: $(READY)  ## the numbers that tests/bench prints; VISAGE_TEST_DATA names 
 	$(BIN)/python -m tests.bench.fetch
 	$(BIN)/python -m tests.bench.scale
 	$(BIN)/python -m tests.bench.train --size tiny --workers
+	$(BIN)/python -m tests.bench.submit
 	$(BIN)/python -m tests.bench.serve_generator
 	$(BIN)/python -m tests.bench.serve --proxy haproxy
 

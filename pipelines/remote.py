@@ -4,7 +4,6 @@ Ray's Jobs API, with its errors turned into sentences. A run that was submitted 
 same id, marked as ours by its metadata.
 """
 
-import asyncio
 import logging
 import os
 import re
@@ -18,13 +17,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from infra.errors import BadInput, BadValue, VisageError
+from pipelines.remote_log import Log
 from pipelines.runs import Kind, Seen, State
 
 ANSWER_S = 15.0
 """How long the cluster may take for one answer."""
-PATIENCE_S = 60.0
-"""How long a run that is out of sight is looked for."""
-POLL_S = 0.5
 VERB_TAG, RECIPE_TAG = "visage.verb", "visage.recipe"
 _PYTHON = f'"$(command -v {shlex.quote(sys.executable)} || echo python)"'
 """Ours, where the node has it (this machine, a shared disk, the same image); else the cluster's."""
@@ -32,7 +29,6 @@ _STATES: dict[str, State] = {
     "PENDING": "waiting", "RUNNING": "running", "SUCCEEDED": "done", "FAILED": "failed",
     "STOPPED": "stopped",
 }  # fmt: skip
-ENDED = ("done", "failed", "stopped")
 
 
 class UnreachableCluster(BadInput):
@@ -44,23 +40,6 @@ class UnreachableCluster(BadInput):
 
     def __str__(self) -> str:
         return f"The cluster at {self.address} cannot be used: {self.why}. {self.cure}"
-
-
-class LostSight(VisageError):
-    """The log of a run broke off and could not be had again; the run is not touched by it."""
-
-    exit_code = 5
-
-    def __init__(self, run: str, address: str, why: str) -> None:
-        self.run, self.address, self.why = run, address, why
-        super().__init__(run, address, why)
-
-    def __str__(self) -> str:
-        return (
-            f"Lost sight of {self.run}: {self.why}. It goes on if its cluster lives: look again "
-            f"with `visage runs {self.run} --address {self.address} --follow`, or give the same "
-            "command again once the cluster is back."
-        )
 
 
 @dataclass(frozen=True)
@@ -185,55 +164,18 @@ class Remote:
     def lines(self, run: str) -> Iterator[str]:
         """Yield what a run says, line by line from its beginning, until it ends.
 
-        A stream that breaks is taken up where it broke.
-
         Raises:
-            LostSight: It could not be taken up for a minute.
+            LostSight: It broke off, and could not be taken up for a minute.
         """
-        shown, lost_at, rest = 0, 0.0, ""
-        while True:
-            read, why = 0, "its log broke off"
-            try:
-                for text in self._tail(run):
-                    fresh = text[max(0, shown - read) :]
-                    read += len(text)
-                    shown, lost_at = max(shown, read), 0.0
-                    *whole, rest = (rest + fresh).split("\n")
-                    yield from whole
-                seen = self.run(run)
-                if seen is None or seen.state in ENDED:
-                    yield from [rest] if rest else []
-                    return
-            except (OSError, RuntimeError, UnreachableCluster) as error:
-                why = getattr(error, "why", "") or str(error) or why
-            lost_at = lost_at or time.monotonic()
-            if time.monotonic() - lost_at > PATIENCE_S:
-                raise LostSight(run, self.address, why)
-            time.sleep(POLL_S)
-
-    def _tail(self, run: str) -> Iterator[str]:
-        """Yield the log from its beginning, in the pieces that it comes in."""
-        loop = asyncio.new_event_loop()
-        pieces = self._client.tail_job_logs(run)
-        try:
-            while True:
-                try:
-                    yield loop.run_until_complete(pieces.__anext__())
-                except StopAsyncIteration:
-                    return
-        finally:
-            # After Ctrl-C a piece is still awaited, and nothing can be closed before it is not.
-            for waiting in asyncio.all_tasks(loop):
-                waiting.cancel()
-                loop.run_until_complete(asyncio.wait([waiting]))
-            loop.run_until_complete(pieces.aclose())
-            loop.close()
+        return Log(self._client, self.address, run, lambda: self.run(run)).lines()
 
     def _seen(self, job: Mapping[str, Any]) -> Seen:
         held, run = job.get("metadata") or {}, job["submission_id"]
         began_s, ended_s = ((job.get(key) or 0) / 1000 for key in ("start_time", "end_time"))
         state, now = _STATES[job["status"]], time.time()
         said = (job.get("message") or "").partition(", last available logs")[0]
+        if "its node has died" in said:  # Ray says so last, after what nobody asked
+            said = "the node that its program was on has died"
         seconds = round((ended_s or now) - (began_s or now), 1)
         look = f"visage runs {run} --address {self.address}"
         code = job.get("driver_exit_code")
@@ -247,7 +189,11 @@ class Remote:
             result=f"exit code {code}" if code else "",
             age_s=max(0.0, now - (ended_s or began_s or now)),
             next=f"{look} --follow" if state in ("waiting", "running") else look,
-            detail={"seconds": seconds, "error": said if state in ("failed", "waiting") else ""},
+            detail={
+                "seconds": seconds,
+                "error": said if state in ("failed", "waiting") else "",
+                "node": job.get("driver_node_id") or "",
+            },
         )
 
     @contextmanager

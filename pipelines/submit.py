@@ -23,14 +23,18 @@ from infra.settings import read_settings
 from infra.storage import without_secrets
 from pipelines.errands import Errand, Wanted
 from pipelines.parcel import pack
-from pipelines.remote import ENDED, POLL_S, LostSight, Remote, Resources, UnreachableCluster
+from pipelines.remote import Remote, Resources, UnreachableCluster
+from pipelines.remote_log import ENDED, LostSight
 from pipelines.runs import Seen, State, find
 
 RUN_VARIABLE = "VISAGE_SUBMISSION"
 """Holds the run's id there."""
+POLL_S = 0.3
+"""How often a run that says nothing yet is looked at."""
 WAITS_S = 5.0
 """How long a run may prepare itself before it is said what it waits for."""
-_RAYS_OWN = (" -- Runtime env is setting up", "Running entrypoint for job ")
+_PREPARES, _STARTS = " -- Runtime env is setting up", "Running entrypoint for job "
+"""Lines of Ray's own in every log."""
 
 
 class NeverScheduled(BadInput):
@@ -140,11 +144,13 @@ def send(planned: Plan, console: Console) -> tuple[str, bool]:
     """Start the run, unless it is there; return its id and whether it was.
 
     One that failed or was stopped is tried again, as ``<run>-2`` and so on: its verb goes on from
-    what is written.
+    what is written. So is a deployment that was done: its model's alias may mean another version
+    now, and somebody may have taken it away.
     """
     run, attempt = planned.run, 1
+    again = ENDED if planned.errand.words[0] == "deploy" else ("failed", "stopped")
     while seen := planned.remote.run(run):
-        if seen.state not in ("failed", "stopped"):
+        if seen.state not in again:
             console.print(f"{run} is there already ({seen.state}): joining it.", markup=False)
             return run, True
         attempt += 1
@@ -175,7 +181,9 @@ def follow(remote: Remote, run: str, console: Console, *, joined: bool = True) -
         if held:
             console.print(held, markup=False, soft_wrap=True)
         held = line if line.startswith("{") else ""  # the result, if nothing comes after it
-        if not held and not any(words in line for words in _RAYS_OWN):
+        if line.startswith(_STARTS):
+            console.print(f"{run} has started", markup=False, soft_wrap=True)
+        elif not held and _PREPARES not in line:
             console.print(line, markup=False, soft_wrap=True)
     if held and not (result := _result(held)):
         console.print(held, markup=False, soft_wrap=True)
@@ -208,8 +216,7 @@ def _result(line: str) -> dict[str, Any]:
 
 def _environment(address: str) -> tuple[dict[str, str], str, tuple[str, ...]]:
     """Say what the run is told of our environment: no secrets, for others can read it there."""
-    # Our zip is its working folder, and Ray would otherwise refuse that the program names it too.
-    env = {"RAY_OVERRIDE_JOB_RUNTIME_ENV": "1"}
+    env: dict[str, str] = {}
     uri = read_settings().mlflow_tracking_uri.get_secret_value()
     shown = without_secrets(uri)
     if not uri:

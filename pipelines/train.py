@@ -54,9 +54,10 @@ def train(recipe: TrainRecipe, out: str, console: Console, address: str = "") ->
             process trains the same run, or there are fewer GPUs or CPUs than workers.
     """
     prepared = _prepared(recipe)
+    name = run_name(recipe, prepared.features.corpus)
+    console.print(f"run {name}, {len(prepared.ids):,} samples", soft_wrap=True, markup=False)
     # Before anything is written: a model that cannot be made leaves no run.
     job = None if _many(recipe) else build(recipe)
-    name = run_name(recipe, prepared.features.corpus)
     store = open_store(out)
     folder = (store / name).make()
     _path(folder)
@@ -89,7 +90,7 @@ def _trained(
     spool = spool_file(store, "train", name)
     with Tracker(store, "train", name, spool=spool, system_metrics=True) as tracker:
         tracker.begin(params, tags, dataset)
-        console.print(f"run {name}, MLflow: {tracker.url}", soft_wrap=True, markup=False)
+        console.print(f"MLflow: {tracker.url}", soft_wrap=True, markup=False)
         with _Bar(console, recipe) as bar:
 
             def tell(report: Report) -> None:

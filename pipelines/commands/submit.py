@@ -1,7 +1,6 @@
 """``visage submit VERB ...``: the same commands, carried out on a cluster."""
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,7 +20,8 @@ usage: visage submit VERB RECIPE ... --address http://HOST:8265 [--dry-run] [--d
 
 Carry out {", ".join(VERBS)} on a Ray cluster: check the command here, say what is about to happen,
 send it with our code, show what it says, and end with its result and the next commands. Folders
-are meant as every node sees them. The same command again joins the run that it started before.
+are meant as every node sees them. The same command again joins the run that it started before; it
+tries again what failed or was stopped, and deploys again what was deployed.
 
 --address  of the cluster's dashboard; default: RAY_ADDRESS
 --dry-run  say what would happen, and stop
@@ -58,11 +58,13 @@ def main(arguments: list[str]) -> int:
     verb, words = arguments[0], arguments[1:]
     ours, theirs = divide(words)
     asked = tyro.cli(Arguments, args=ours, prog="visage submit")
-    address = asked.address or os.environ.get("RAY_ADDRESS", "")
+    from infra.settings import read_settings
+
+    address = asked.address or read_settings().ray_address
     if not address:
         raise BadValue("--address", "", "name the cluster, such as http://127.0.0.1:8265.")
     wanted = errand(verb, theirs)
-    from pipelines.remote import LostSight
+    from pipelines.remote_log import LostSight
     from pipelines.submit import Submitted, follow, plan, send
 
     console = Console(stderr=asked.json, highlight=False)

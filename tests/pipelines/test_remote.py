@@ -3,14 +3,16 @@
 import json
 import pickle
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from infra.errors import BadValue
-from pipelines import remote as module
+from pipelines import remote_log as module
 from pipelines.cli import main
-from pipelines.remote import LostSight, Remote, Resources, UnreachableCluster
+from pipelines.remote import Remote, Resources, UnreachableCluster
+from pipelines.remote_log import Log, LostSight
 from pipelines.runs import Seen
 from pipelines.submit import NeverScheduled, _result, refuse_impossible
 
@@ -19,6 +21,14 @@ class Door(BaseHTTPRequestHandler):
     """Answers as Ray's dashboard does."""
 
     def do_GET(self):
+        if pieces := self.server.streams.get(self.path):
+            self.send_response(200)
+            self.end_headers()
+            for piece in pieces:
+                self.wfile.write(piece)
+                self.wfile.flush()
+                time.sleep(0.1)
+            return
         status, body = self.server.answers.get(self.path, (404, "nothing here"))
         if self.path == "/api/version" and self.server.refusal:
             status, body = self.server.refusal, "no"
@@ -38,7 +48,7 @@ def door():
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Door)
     server.answers = {"/api/version": (200, {"version": "4", "ray_version": ray.__version__})}
-    server.refusal = 0
+    server.refusal, server.streams = 0, {}
     server.address = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
@@ -51,6 +61,7 @@ def door():
 def job(name, status, **more):
     return {"submission_id": name, "status": status, "entrypoint": "x", "start_time": 1000,
             "end_time": 61_000, "message": "said\nmore", "type": "SUBMISSION",
+            "driver_node_id": "n",
             "metadata": {"visage.verb": "train", "visage.recipe": "tiny"}} | more  # fmt: skip
 
 
@@ -98,7 +109,8 @@ def test_runs_of_ours_are_listed_the_newest_first(door, capsys):
         ("b", "failed", "exit code 2"), ("a", "done", ""),
     ]  # fmt: skip
     assert [run["detail"] for run in listed] == [
-        {"seconds": 69.0, "error": "said\nmore"}, {"seconds": 60.0, "error": ""},
+        {"seconds": 69.0, "error": "said\nmore", "node": "n"},
+        {"seconds": 60.0, "error": "", "node": "n"},
     ]  # fmt: skip
 
 
@@ -129,40 +141,73 @@ def test_bad_input_ends_with_one_clear_message_and_code_2(capsys, arguments, wor
     assert words in capsys.readouterr().err
 
 
-class Breaking(Remote):
-    """A cluster whose stream breaks where it is told to."""
+class Breaking(Log):
+    """A log whose stream breaks where it is told to; its run ends with the streams."""
 
-    def __init__(self, *streams):
-        self.address, self.streams = "http://h:1", list(streams)
+    def __init__(self, *streams, last=""):
+        super().__init__(None, "http://h:1", "r", self._look)
+        self.streams, self.last = list(streams), last
 
-    def _tail(self, run):  # noqa: ARG002
-        for piece in self.streams.pop(0) if self.streams else [OSError("gone")]:
+    def tail(self, node):  # noqa: ARG002
+        for piece in self.streams.pop(0) or [OSError("gone")]:
             if isinstance(piece, Exception):
                 raise piece
             yield piece
 
-    def run(self, run):
-        state = "running" if self.streams else self.ended
-        return Seen(kind="train", name=run, path="", recipe="", state=state, progress="",
-                    result="", age_s=0, next="")  # fmt: skip
+    def remainder(self, shown):
+        return self.last[shown:]
 
-    ended = "done"
+    def _look(self):
+        return Seen(kind="train", name="r", path="", recipe="", result="", age_s=0, next="",
+                    state="running" if self.streams else "done", progress="",
+                    detail={"node": "n"})  # fmt: skip
 
 
 def test_a_stream_that_breaks_is_taken_up_where_it_broke(monkeypatch):
-    monkeypatch.setattr(module, "POLL_S", 0)
-    broken = RuntimeError("WebSocket connection closed unexpectedly with close code 1006")
-    there = Breaking(["one\ntw", broken], ["one\n", "two\nthr"], ["one\ntwo\nthree\nfo", "ur"])
-    assert list(there.lines("r")) == ["one", "two", "three", "four"]
+    monkeypatch.setattr(module, "RETRY_S", 0)
+    there = Breaking(
+        ["one\ntw", OSError("reset")], ["one\n", "two\nthr"], ["one\ntwo\nthree\nfo", "u"],
+        last="one\ntwo\nthree\nfour",
+    )  # fmt: skip
+    assert list(there.lines()) == ["one", "two", "three", "four"]
 
 
 def test_a_run_out_of_sight_is_given_up_with_the_way_back(monkeypatch):
-    monkeypatch.setattr(module, "POLL_S", 0.01)
+    monkeypatch.setattr(module, "RETRY_S", 0.01)
     monkeypatch.setattr(module, "PATIENCE_S", 0.05)
-    there, said = Breaking(["one\n", OSError("reset")]), []
+    there, said = Breaking(["one\n", OSError("reset")], *[[] for _ in range(99)]), []
     with pytest.raises(LostSight, match=r"visage runs r --address http://h:1 --follow") as error:
-        said.extend(there.lines("r"))
+        said.extend(there.lines())
+    assert said == ["one"]
     assert error.value.exit_code == 5
+
+
+def test_a_run_whose_node_is_gone_keeps_what_it_said_and_says_what_is_missing(door):
+    died = "The actor died.\n ip: 127.0.0.3\nThe actor died because its node has died. Node Id: 1"
+    door.answers["/api/jobs/a"] = (200, job("a", "FAILED", message=died))
+    door.answers["/api/jobs/a/logs"] = (500, "no agent there")
+    there = Remote(door.address)
+    assert there.run("a").detail["error"] == "the node that its program was on has died"
+    *_, last = there.lines("a")
+    assert last == "The rest of what a said cannot be had: its node is gone."
+
+
+def test_a_run_that_has_ended_is_told_whole_and_at_once(door):
+    door.answers["/api/jobs/a"] = (200, job("a", "SUCCEEDED"))
+    door.answers["/api/jobs/a/logs"] = (200, {"logs": "one\n\ntwo\n"})
+    assert list(Remote(door.address).lines("a")) == ["one", "", "two"]
+
+
+def test_a_log_is_shown_while_it_grows(door, monkeypatch):
+    monkeypatch.setattr(module, "QUIET_S", 0.05)
+    door.answers["/api/jobs/a"] = (200, job("a", "RUNNING", end_time=None))
+    door.answers["/api/jobs/a/logs"] = (200, {"logs": "one\né\nthree\n"})
+    path = "/api/v0/logs/stream?node_id=n&filename=job-driver-a.log&lines=-1&interval=0.2"
+    door.streams[path] = ["one\n\xc3".encode("latin-1"), b"\xa9\n"]
+    lines = Remote(door.address).lines("a")
+    assert [next(lines), next(lines)] == ["one", "é"]
+    door.answers["/api/jobs/a"] = (200, job("a", "SUCCEEDED"))
+    assert list(lines) == ["three"]
 
 
 @pytest.mark.parametrize(
