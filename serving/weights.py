@@ -59,7 +59,7 @@ class Model:
     @property
     def takes_text(self) -> bool:
         """Whether it was trained with prompts, by an encoder that is known."""
-        return self.recipe.method.kind != "base" and bool(self.features.text_encoder)
+        return self.recipe.method.takes_text and bool(self.features.text_encoder)
 
     @property
     def takes_identity(self) -> bool:

@@ -13,6 +13,8 @@ from training.settings import TrainRecipe
 
 METHODS = {
     "base": "training.methods.base:BaseGenerator",
+    "arc2face": "training.methods.arc2face:Arc2Face",
+    "instant_id": "training.methods.instant_id:InstantID",
     "ip_adapter_faceid": "training.methods.ip_adapter_faceid:IPAdapterFaceID",
 }
 """Every kind of method, with its class; each is imported only when it is asked for."""

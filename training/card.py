@@ -13,6 +13,8 @@ _ENCODER_LICENCES = {
 _KINDS = {
     ("base", "identity"): "a small diffusion model that learnt faces and identity together",
     ("base", "none"): "a small diffusion model of faces, to put an identity adapter on",
+    ("arc2face", ""): "Arc2Face: Stable Diffusion told a person in place of a prompt",
+    ("instant_id", ""): "InstantID: identity tokens and a ControlNet for a frozen base",
     ("ip_adapter_faceid", "faceid"): "IP-Adapter-FaceID: identity tokens for a frozen base",
     ("ip_adapter_faceid", "plus"): (
         "IP-Adapter-FaceID-Plus: identity and image tokens for a frozen base"
@@ -21,6 +23,8 @@ _KINDS = {
         "IP-Adapter-FaceID-Portrait: identity tokens of several faces for a frozen base"
     ),
 }
+
+_BASES = {"base": "itself", "arc2face": "itself, which began as `{}`"}
 
 _DRAW = """\
 ```python
@@ -57,6 +61,37 @@ nobody = torch.zeros_like(vectors)
 faces = [torch.stack([nobody, vectors])]
 ```"""
 
+_INSTANT_ID = """\
+```python
+from diffusers import ControlNetModel
+
+controlnet = ControlNetModel.from_pretrained(
+    folder, subfolder="ControlNetModel", use_safetensors=True
+)
+```
+
+Keys, values and Resampler are in `ip-adapter.safetensors`, under the names of the published
+`ip-adapter.bin`. InstantID's pipeline (`pipeline_stable_diffusion_xl_instantid` of diffusers'
+community) takes them in two parts:
+
+```python
+from safetensors.torch import load_file
+
+parts = {"image_proj": {}, "ip_adapter": {}}
+for name, weight in load_file(f"{folder}/ip-adapter.safetensors").items():
+    part, _, rest = name.partition(".")
+    parts[part][rest] = weight
+```"""
+
+_ARC2FACE = """\
+```python
+from diffusers import UNet2DConditionModel
+from transformers import CLIPTextModel
+
+unet = UNet2DConditionModel.from_pretrained(folder, subfolder="arc2face", use_safetensors=True)
+encoder = CLIPTextModel.from_pretrained(folder, subfolder="encoder", use_safetensors=True)
+```"""
+
 _PLUS = """\
 ```python
 projection = pipe.unet.encoder_hid_proj.image_projection_layers[0]
@@ -81,8 +116,8 @@ def card(
         scores: Of an evaluation, by name, as they are to be read.
     """
     method = recipe.method
-    variant = method.condition if method.kind == "base" else method.variant
-    base = "itself" if method.kind == "base" else f"`{recipe.base.weights}`"
+    variant = {"base": method.condition, "ip_adapter_faceid": method.variant}.get(method.kind, "")
+    base = _BASES.get(method.kind, "`{}`").format(recipe.base.weights)
     told = [f"{count} {name or 'not stated'}" for name, count in sorted((licences or {}).items())]
     encoder = _ENCODER_LICENCES.get(features.backend, "not stated")
     sections = [
@@ -116,6 +151,16 @@ def _loading(recipe: TrainRecipe) -> str:
     visage = f"In Visage, with raw `identity` vectors (samples x numbers):\n\n{_DRAW}"
     if method.kind == "base":
         return f"{visage}\n\nThe network alone, in diffusers:\n\n{_UNET}"
+    if method.kind == "arc2face":
+        return (
+            f"{visage}\n\nBoth networks, in diffusers and transformers, for Arc2Face's own "
+            f"pipeline, which takes vectors {_NORMS[method.identity_norm]}:\n\n{_ARC2FACE}"
+        )
+    if method.kind == "instant_id":
+        return (
+            f"{visage}\n\nIdentityNet, in diffusers; vectors are used "
+            f"{_NORMS[method.identity_norm]}:\n\n{_INSTANT_ID}"
+        )
     plus = ""
     if method.variant == "plus":
         visage = visage.replace("Condition(identity)", "Condition(identity, image=image)")

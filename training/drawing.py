@@ -12,7 +12,6 @@ from infra.errors import BadValue
 from stages.types import RGB
 from training.features import Prepared
 from training.method import Condition, Method, Sampling
-from training.methods.base import BaseGenerator
 from training.nets.codec import Codec, decoded
 
 Progress = Callable[[str, int, int], None]
@@ -97,8 +96,8 @@ def parts(count: int, image_px: int) -> Iterator[slice]:
 
 
 def takes_text(method: Method, prepared: Prepared) -> bool:
-    """Say whether people are also asked for in words: the small generator takes none."""
-    return "text" in prepared.names and not isinstance(method, BaseGenerator)
+    """Say whether people are also asked for in words."""
+    return "text" in prepared.names and method.recipe.method.takes_text
 
 
 def condition(
@@ -114,6 +113,8 @@ def condition(
         text=prepared.read("text", targets) if "text" in names else None,
         pooled=prepared.read("pooled", targets) if "pooled" in names else None,
         image=prepared.read("image", references) if "image" in prepared.names else None,
+        # Of another shape of picture they would say nothing.
+        landmarks=None if prepared.features.latent_shapes else prepared.read("landmarks", targets),
     )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from infra.errors import BadValue, VisageError
 from training.features import Features
 from training.nets.codec import Codec
+from training.settings import TrainRecipe
 
 Batch = Mapping[str, Tensor]
 """One microbatch, by name; the first axis of every tensor is the samples. From the prepared
@@ -36,6 +37,8 @@ class Sampling:
     """Strength of classifier-free guidance; 1 is none."""
     scale: float = 1.0
     """How much of the identity; an adapter at 0 gives exactly its base's own picture."""
+    control: float = 1.0
+    """Of methods that are shown landmarks: how much of these, times ``scale``; 0: none."""
     start_step: int = 0
     """First steps drawn without identity, so that the text decides the composition: the delayed
     conditioning of FastComposer (arXiv:2305.10431)."""
@@ -77,6 +80,10 @@ class Condition:
     """Pooled states of the prompt, where the base takes them (SDXL)."""
     image: Float[Tensor, "samples *faces patches channels"] | None = None
     """The image encoder's states of each reference face, for methods that look at it too."""
+    landmarks: Float[Tensor, "samples 5 2"] | None = None
+    """Where the five points of the face are to be, x and y in px of the picture that is drawn, as
+    the features' backend orders them; None, where a method is shown them: a frontal face, its head
+    and shoulders seen."""
     negative_text: Float[Tensor, "samples tokens width"] | None = None
     """What guidance leads away from; None: the empty prompt."""
     negative_pooled: Float[Tensor, "samples pooled"] | None = None
@@ -108,6 +115,7 @@ class Method(nn.Module, ABC):
     beside the features: a codec, the empty prompt. An export is such a folder too.
     """
 
+    recipe: TrainRecipe
     features: Features
     """What it was prepared for: the encoder whose vectors it takes, the sizes it draws."""
     codec: Codec

@@ -41,13 +41,15 @@ class BaseModelSettings:
 class MethodSettings:
     """How the model learns an identity."""
 
-    kind: Literal["base", "ip_adapter_faceid"] = "ip_adapter_faceid"
-    """base: a small network from scratch; ip_adapter_faceid: an adapter on a frozen base."""
+    kind: Literal["base", "arc2face", "instant_id", "ip_adapter_faceid"] = "ip_adapter_faceid"
+    """base: a small network from scratch; ip_adapter_faceid: an adapter on a frozen base;
+    instant_id: one with a ControlNet on landmarks (published with tokens 16, identity_norm raw);
+    arc2face: all of Stable Diffusion 1.5, told a person in place of a prompt."""
     variant: Literal["faceid", "plus", "portrait"] = "faceid"
     """ip_adapter_faceid: `plus` also looks at the reference face's image (prepared with an image
     encoder); `portrait` takes several reference faces, 16 tokens each as published, no LoRA."""
     tokens: int = 4
-    """Identity tokens that the vector is projected to."""
+    """base, ip_adapter_faceid, instant_id: identity tokens that the vector is projected to."""
     shortcut: bool = True
     """plus: add the image's part to the identity tokens (V2) instead of replacing them (V1)."""
     lora_rank: int = 0
@@ -68,6 +70,11 @@ class MethodSettings:
             raise BadValue("method.tokens", self.tokens, "`plus` is published with 4.")
         if self.variant == "portrait" and self.lora_rank:
             raise BadValue("method.lora_rank", self.lora_rank, "`portrait` is published without.")
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether a picture is also asked for in words."""
+        return self.kind not in ("base", "arc2face")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -40,7 +40,7 @@ def test_every_kind_of_method_in_the_recipes_is_one_that_can_be_made():
 
 def test_a_kind_without_a_class_is_refused(recipe, monkeypatch):
     monkeypatch.delitem(METHODS, "base")
-    with pytest.raises(BadValue, match=r"no such method. Known: ip_adapter_faceid"):
+    with pytest.raises(BadValue, match=r"no such method. Known: .*ip_adapter_faceid"):
         make_method(recipe, Prepared(Path(recipe.data.path)))
 
 
@@ -108,9 +108,9 @@ def test_files_outside_the_export_are_not_looked_at(export):
 
 def test_an_export_of_a_method_that_nobody_here_wrote_says_which_there_are(export):
     held = json.loads((export / CONFIG).read_text())["recipe"]
-    held["method"]["kind"] = "instant_id"
+    held["method"]["kind"] = "face_swap"
     changed(export, recipe=held)
-    with pytest.raises(BadValue, match=r"'instant_id': choose among \('base', 'ip_adapter"):
+    with pytest.raises(BadValue, match=r"'face_swap': choose among \('base', .*'ip_adapter"):
         load_export(export)
 
 

@@ -1,10 +1,10 @@
 """What an identity adapter's network is told beside the latents, and what stands for nothing.
 
 Shapes: B samples; F reference faces of V values each; D identity; T text tokens of width E, P
-numbers of pooled text.
+numbers of pooled text; drawings of height x width in px.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -27,6 +27,8 @@ class Given:
     text: Float[Tensor, "B T E"]
     pooled: Float[Tensor, "B P"]
     """P is 0 where the base takes no pooled text."""
+    drawing: Float[Tensor, "B 3 height width"] | None = None
+    """Of landmarks, where the method is shown them; it is never left out."""
 
 
 def dropped(
@@ -45,10 +47,12 @@ def dropped(
 
 def joined(one: Given, other: Given) -> Given:
     """Put samples after one another."""
+    drawings = [given.drawing for given in (one, other) if given.drawing is not None]
     return Given(
         torch.cat([one.faces, other.faces]),
         torch.cat([one.text, other.text]),
         torch.cat([one.pooled, other.pooled]),
+        torch.cat(drawings) if drawings else None,
     )
 
 
@@ -80,12 +84,14 @@ class FaceIDConditions(nn.Module):
         """
         super().__init__()
         self.method, self.features = method, features
+        self.looks = method.kind == "ip_adapter_faceid" and method.variant == "plus"
+        """Whether the image encoder's states are given beside each vector."""
         tokens, held = features.text_shape[0], read_empty(folder)
         if tokens and not {"text", *(["pooled"] if features.pooled_dim else [])} <= held.keys():
             raise UnreadableSource(
                 str(folder), "it has text, and not the empty prompt's", "Prepare the corpus again."
             )
-        image = features.image_shape if method.variant == "plus" else (0, 0)
+        image = features.image_shape if self.looks else (0, 0)
         zeros = {
             "text": torch.zeros(max(tokens, 1), text_width),
             "pooled": torch.zeros(pooled_dim),
@@ -113,7 +119,7 @@ class FaceIDConditions(nn.Module):
         count = len(identity)
         faces = normalised(identity, self.method.identity_norm, self.features)
         faces = faces if faces.ndim == 3 else faces[:, None]
-        if self.method.variant == "plus":
+        if self.looks:
             if image is None:
                 raise BadValue("condition.image", None, "`plus` looks at the reference faces too.")
             states = image.to(faces).reshape(*faces.shape[:2], -1)
@@ -133,8 +139,9 @@ class FaceIDConditions(nn.Module):
         faces, text, pooled = given.faces, given.text, given.pooled
         image = self.empty_image.flatten().to(faces)
         nobody = torch.cat([faces.new_zeros(self.features.identity_dim), image])
-        return Given(
-            torch.where(no_identity[:, None, None], nobody, faces),
-            torch.where(no_text[:, None, None], self.empty_text.to(text), text),
-            torch.where(no_text[:, None], self.empty_pooled.to(pooled), pooled),
+        return replace(
+            given,
+            faces=torch.where(no_identity[:, None, None], nobody, faces),
+            text=torch.where(no_text[:, None, None], self.empty_text.to(text), text),
+            pooled=torch.where(no_text[:, None], self.empty_pooled.to(pooled), pooled),
         )

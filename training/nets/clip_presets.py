@@ -45,6 +45,7 @@ _BIG_G: Settings = {
 
 TEXTS: dict[str, tuple[Settings, ...]] = {
     "tiny-sd": (_TINY,),
+    "tiny-sd128": ({**_TINY, "hidden_size": 128},),
     "tiny-sdxl": (_TINY_HALF, {**_TINY_HALF, "hidden_act": "gelu"}),
     "sd15": (_L,),
     "sdxl": (_L, _BIG_G),

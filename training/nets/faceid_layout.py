@@ -13,23 +13,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from infra.errors import BadWeights
+from training.nets.published import (
+    keys_and_values_apart,
+    keys_and_values_joined,
+    perceiver_names,
+    renamed,
+    with_biases,
+)
 
 ADAPTER = "faceid"
 """What the LoRA is called inside the UNet."""
 IMAGE_PROJECTION = "encoder_hid_proj.image_projection_layers.0"
 
-_DEPTH = 4
-"""Of FaceID-Plus' perceiver: diffusers' loader knows no other."""
 _MLP = {"ff.net.0.proj": "proj.0", "ff.net.2": "proj.2", "norm": "norm"}
 _PLUS_MLP = {"proj.net.0.proj": "proj.0", "proj.net.2": "proj.2", "norm": "norm"}
-_PERCEIVER = {"proj_in": "proj_in", "proj_out": "proj_out", "norm_out": "norm_out"}
-_NORMS = {"ln0": "0.norm1", "ln1": "0.norm2", "ff.0": "1.0"}
-_LINEAR = {
-    "attn.to_q": "0.to_q", "attn.to_k": "0.to_k", "attn.to_v": "0.to_v",
-    "attn.to_out.0": "0.to_out", "ff.1.net.0.proj": "1.1", "ff.1.net.2": "1.3",
-}  # fmt: skip
-"""Of a block of the perceiver; published, keys and values are one ``to_kv``."""
 _PROJECTIONS = {"to_q": "to_q", "to_k": "to_k", "to_v": "to_v", "to_out.0": "to_out"}
 _SIDES = {"lora_A": "down", "lora_B": "up"}
 
@@ -59,7 +56,7 @@ def published_names(attention: Sequence[str], *, lora: bool, plus: bool = False)
     """
     names = {
         f"{IMAGE_PROJECTION}.{ours}": f"image_proj.{theirs}"
-        for ours, theirs in (_perceiver() if plus else _both(_MLP)).items()
+        for ours, theirs in (_perceiver() if plus else with_biases(_MLP)).items()
     }
     for i, processor in enumerate(attention):
         if i % 2:
@@ -77,10 +74,7 @@ def publish(weights: Mapping[str, Tensor], attention: Sequence[str]) -> dict[str
     """Rename our weights to the published layout."""
     names = published_names(attention, lora=_has_lora(weights), plus=_has_perceiver(weights))
     published = {theirs: weights[ours] for ours, theirs in names.items()}
-    for name in [name for name in published if name.endswith(".0.to_k.weight")]:
-        key, value = published.pop(name), published.pop(name.replace("to_k", "to_v"))
-        published[name.replace("to_k", "to_kv")] = torch.cat([key, value])
-    return published
+    return keys_and_values_joined(published)
 
 
 def companion(weights: Mapping[str, Tensor], attention: Sequence[str]) -> dict[str, Tensor]:
@@ -117,18 +111,7 @@ def adopt(
         BadWeights: A weight is missing, unknown or of another shape.
     """
     names = published_names(attention, lora=_has_lora(expected), plus=_has_perceiver(expected))
-    published = _keys_and_values_apart(published)
-    cure = "Load it with the config.json that was saved beside it."
-    for name in sorted(set(names.values()) ^ set(published)):
-        what = "has an unknown" if name in published else "lacks the"
-        raise BadWeights(str(path), f"{what} weight {name!r}", cure)
-    for ours, theirs in names.items():
-        found, wanted = tuple(published[theirs].shape), tuple(expected[ours].shape)
-        if found != wanted:
-            raise BadWeights(
-                str(path), f"has {theirs!r} of shape {found}, and the model {wanted}", cure
-            )
-    return {ours: published[theirs] for ours, theirs in names.items()}
+    return renamed(keys_and_values_apart(published), expected, names, path)
 
 
 def nested(published: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
@@ -158,29 +141,9 @@ def _has_perceiver(weights: Mapping[str, Tensor]) -> bool:
     return f"{IMAGE_PROJECTION}.proj_in.weight" in weights
 
 
-def _both(names: Mapping[str, str]) -> dict[str, str]:
-    """Name weight and bias of each layer."""
-    kinds = ("weight", "bias")
-    return {f"{ours}.{kind}": f"{names[ours]}.{kind}" for ours in names for kind in kinds}
-
-
 def _perceiver() -> dict[str, str]:
     """Name the weights of FaceID-Plus' projection."""
-    names = _both(_PLUS_MLP)
-    inside = _both(_PERCEIVER)
-    for i in range(_DEPTH):
-        block = _both(_NORMS) | {f"{o}.weight": f"{t}.weight" for o, t in _LINEAR.items()}
-        inside |= {f"layers.{i}.{ours}": f"layers.{i}.{theirs}" for ours, theirs in block.items()}
-    return names | {ours: f"perceiver_resampler.{theirs}" for ours, theirs in inside.items()}
-
-
-def _keys_and_values_apart(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Divide the perceiver's ``to_kv`` into its halves."""
-    apart: dict[str, Tensor] = {}
-    for name, weight in published.items():
-        if name.endswith(".0.to_kv.weight"):
-            for which, half in zip(("to_k", "to_v"), weight.chunk(2), strict=True):
-                apart[name.replace("to_kv", which)] = half
-        else:
-            apart[name] = weight
-    return apart
+    inside = perceiver_names()
+    return with_biases(_PLUS_MLP) | {
+        ours: f"perceiver_resampler.{theirs}" for ours, theirs in inside.items()
+    }

@@ -11,17 +11,20 @@ from safetensors import SafetensorError
 from infra.errors import BadWeights
 from training.nets.references import Settings, model_folder, preset, seeded, split_reference
 
+_TINY: Settings = {
+    "sample_size": 16,
+    "block_out_channels": (32, 64),
+    "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+    "layers_per_block": 1,
+    "cross_attention_dim": 32,
+    "attention_head_dim": 4,
+    "norm_num_groups": 16,
+}
 UNETS: dict[str, Settings] = {
-    "tiny-sd": {
-        "sample_size": 16,
-        "block_out_channels": (32, 64),
-        "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-        "layers_per_block": 1,
-        "cross_attention_dim": 32,
-        "attention_head_dim": 4,
-        "norm_num_groups": 16,
-    },
+    "tiny-sd": _TINY,
+    # Its text is as wide as dlib's vectors, which Arc2Face puts in place of a word.
+    "tiny-sd128": {**_TINY, "cross_attention_dim": 128},
     "tiny-sdxl": {
         "sample_size": 16,
         "block_out_channels": (32, 64),
@@ -81,8 +84,8 @@ def load_unet(reference: str, seed: int = 0) -> UNet2DConditionModel:
     """Load a denoising network.
 
     Args:
-        reference: ``random:tiny-sd``, ``random:tiny-sdxl``, ``random:sd15``, ``random:sdxl`` or
-            ``file:<folder>``.
+        reference: ``random:tiny-sd``, ``random:tiny-sd128``, ``random:tiny-sdxl``,
+            ``random:sd15``, ``random:sdxl`` or ``file:<folder>``.
         seed: What the weights of ``random:`` are drawn from.
 
     Raises:

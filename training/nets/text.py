@@ -120,14 +120,26 @@ def load_text_encoder(
         BadValue: No preset has that name, or the reference has no known scheme.
         BadWeights: The folder holds no CLIP text encoder in safetensors with its tokenizer.
     """
-    scheme, _ = split_reference(reference)
-    if scheme == "random":
-        towers = seeded(lambda: _random(preset(TEXTS, reference)), seed)
-    else:
-        towers = _read(reference)
+    towers = _load(reference, seed)
     for tower in towers:
         tower.model.eval().requires_grad_(False).to(device=device, dtype=dtype)
     return TextEncoder(towers)
+
+
+def load_clip_text(reference: str, seed: int = 0) -> tuple[CLIPTokenizer, CLIPTextModel]:
+    """Load the first text transformer of a pipeline and its tokenizer, to be trained.
+
+    See ``load_text_encoder``: with the same reference and seed it has the same weights.
+    """
+    first = _load(reference, seed)[0]
+    return first.tokenizer, first.model
+
+
+def _load(reference: str, seed: int) -> list[_Tower]:
+    scheme, _ = split_reference(reference)
+    if scheme == "random":
+        return seeded(lambda: _random(preset(TEXTS, reference)), seed)
+    return _read(reference)
 
 
 def _random(towers: tuple[Settings, ...]) -> list[_Tower]:

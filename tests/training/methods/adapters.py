@@ -51,8 +51,10 @@ def empty():
     }
 
 
-def make(folder, method=VARIANTS["faceid"], *, base=SD, features=FEATURES, **more):
-    """Make an adapter from features in a folder."""
+def make(
+    folder, method=VARIANTS["faceid"], *, base=SD, features=FEATURES, kind=IPAdapterFaceID, **more
+):
+    """Make a method from features in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     held = empty()
     if base == SDXL:
@@ -61,7 +63,7 @@ def make(folder, method=VARIANTS["faceid"], *, base=SD, features=FEATURES, **mor
         del held["pooled"]
     save_file(held, folder / EMPTY_FILE)
     recipe = TrainRecipe(name="test", base=BaseModelSettings(weights=base), method=method, **more)
-    return IPAdapterFaceID(recipe, features, folder)
+    return kind(recipe, features, folder)
 
 
 def faces_of(method):

@@ -1,0 +1,91 @@
+"""The table of methods in the README of training names them all, with the right numbers."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from tests.training.conftest import write_features
+from training.build import METHODS, build
+from training.nets.clip_presets import TEXTS
+from training.nets.codec import PatchCodec
+from training.nets.faceid import FaceIDAdapter
+from training.nets.instant_id import InstantIDAdapter
+from training.nets.presets import UNETS
+from training.recipes import RECIPES, lfw64
+from training.settings import DataSettings
+
+README = (Path(__file__).parents[2] / "training/README.md").read_text()
+
+
+def rows():
+    """Yield the first cells of every row: method, what is trained, millions of parameters."""
+    for line in README.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if re.fullmatch(r"[\d.]+", cells[2] if len(cells) > 2 else ""):
+            yield cells[0], cells[1], float(cells[2])
+
+
+def millions(weights):
+    return round(sum(weight.numel() for weight in weights) / 1e6, 1)
+
+
+def faceid(base, **how):
+    how = {"identity_dim": 512, "tokens": 4, "lora_rank": 128, "seed": 0} | how
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(UNETS[base])
+        return millions(FaceIDAdapter(unet, base, **how).weights().values())
+
+
+def instant_id():
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(UNETS["sdxl"])
+        ours = InstantIDAdapter(unet, "x", identity_dim=512, tokens=16, latent_px=8, seed=0)
+    return millions(ours.weights().values())
+
+
+def arc2face():
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(UNETS["sd15"])
+        text = CLIPTextModel(CLIPTextConfig(**TEXTS["sd15"][0]))
+    return millions([*unet.parameters(), *text.parameters()])
+
+
+def test_every_kind_of_method_has_a_row():
+    first = [re.match(r"`(\w+)`", name) for name, _, _ in rows()]
+    assert {found[1] for found in first if found} == set(METHODS)
+
+
+@pytest.mark.parametrize(
+    ("row", "count"),
+    [
+        ("`ip_adapter_faceid` on SD 1.5", lambda: faceid("sd15")),
+        ("the same on SDXL", lambda: faceid("sdxl")),
+        ("variant `plus` on SD 1.5", lambda: faceid("sd15", image_width=1280)),
+        ("variant `portrait` on SD 1.5", lambda: faceid("sd15", tokens=16, lora_rank=0)),
+        ("`instant_id` on SDXL", instant_id),
+        ("`arc2face` on SD 1.5", arc2face),
+    ],
+)
+def test_as_many_parameters_are_trained_as_the_table_says(row, count):
+    (stated,) = [number for name, _, number in rows() if name == row]
+    assert stated == count()
+
+
+def test_the_small_generator_has_as_many_as_the_table_says(tmp_path):
+    folder = write_features(
+        tmp_path / "features", shape=(12, 16, 16), dim=128, codec="file:codec.safetensors"
+    )
+    PatchCodec().save(folder / "codec.safetensors")
+    data = DataSettings(path=str(folder), heldout_share=0.0)
+    method = build(replace(lfw64(), data=data)).method
+    (stated,) = [number for name, _, number in rows() if name == "`base`"]
+    assert stated == millions(method.trainable().values())
+
+
+def test_every_method_has_a_recipe():
+    assert {make().method.kind for make in RECIPES.values()} == set(METHODS)
