@@ -1,9 +1,10 @@
-"""Curate a source of pictures into a face-identity corpus: seed, ingest, keep, dedupe, export.
+"""Curate a source of pictures into a face-identity corpus: seed to export.
 
 Read ``curate`` from top to bottom: it is the table of contents of a run.
 """
 
 import time
+from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
 
@@ -11,14 +12,17 @@ from rich.console import Console
 
 from infra.cluster import cluster
 from infra.configuration import digest, to_dict, to_yaml
-from infra.storage import open_store
+from infra.errors import BadValue
+from infra.storage import Folder, open_store
 from infra.tracking import Tracker
-from pipelines.job import Run, locked
+from pipelines.job import locked
 from pipelines.progress import Reporter
 from pipelines.recipes import Recipe
 from pipelines.record import Result, finish
+from pipelines.retry import RetriedRun, begin, end, retry
 from pipelines.sources import Listing, list_source
-from stages.columns import DECISIONS
+from pipelines.tombstones import Tombstones
+from stages.columns import DECIDED
 from stages.models.faces import SCHEMES
 
 LIGHT = [
@@ -38,7 +42,35 @@ def plan(recipe: Recipe) -> tuple[Listing, str]:
     return listing, f"{recipe.name}-{digest(decides, listing.digest)[:8]}"
 
 
-def curate(recipe: Recipe, store: str, console: Console, address: str = "") -> Result:
+def check_courtesy(recipe: Recipe, listing: Listing) -> None:
+    """Refuse to go out onto the web without a name.
+
+    Raises:
+        BadValue: The source is on the web, and the recipe names nobody to write to.
+    """
+    if from_web(listing) and not recipe.fetch.contact and not recipe.fetch.allow_loopback:
+        cure = (
+            "name an e-mail address or a page of yours, by which webmasters can reach you. "
+            "Only this machine's own servers can be asked without (--fetch.allow-loopback)."
+        )
+        raise BadValue("fetch.contact", "", cure)
+    if recipe.fetch.takes_videos:
+        raise BadValue("fetch.types", recipe.fetch.types, "videos are not curated yet.")
+
+
+def from_web(listing: Listing) -> bool:
+    """Say whether a source's pictures are fetched over HTTP."""
+    return listing.kind in ("table", "urls")
+
+
+def curate(
+    recipe: Recipe,
+    store: str,
+    console: Console,
+    address: str = "",
+    retry_errors: tuple[str, ...] = (),
+    refresh: bool = False,
+) -> Result:
     """Carry out ``recipe``; do only what no finished job has done before.
 
     Args:
@@ -46,6 +78,8 @@ def curate(recipe: Recipe, store: str, console: Console, address: str = "") -> R
         store: Folder or object-store prefix that holds runs.
         console: Where progress is shown.
         address: A Ray cluster; empty for an embedded one.
+        retry_errors: Rows of the finished run that ended so are tried again; all others stay.
+        refresh: Ask for other versions of the finished run's pictures; the same ones stay.
 
     Raises:
         BadInput: The source cannot be read, the store cannot be written, a setting cannot work.
@@ -54,55 +88,87 @@ def curate(recipe: Recipe, store: str, console: Console, address: str = "") -> R
 
     began = time.monotonic()
     listing, name = plan(recipe)
+    check_courtesy(recipe, listing)
+    if refresh and not from_web(listing):
+        raise BadValue("--refresh", "given", "only pictures from the web have versions.")
     models = cards(recipe.faces.backend, recipe.faces.pack)
-    run = Run(open_store(store), name)
+    run = RetriedRun(open_store(store), name)
     with locked(run.folder):
+        again = begin(run, retry_errors, console, refresh)
         before = run.folder.read_json("run.json") or {}
         if before.get("version") == version("visage"):
             console.print(f"{name} was finished at {before['finished_at']}: nothing is left to do.")
             return Result.of(before)
-        reporter = Reporter(console)
+        reporter = Reporter(console, name)
         tracker = Tracker(run.store, "curate", name)
+        forgotten = Tombstones.read(run.store)
         run.folder.write("recipe.yaml", to_yaml(recipe))
         with cluster(address) as cpus:
             # Heavy imports, hidden behind the start of the cluster's first workers.
+            from pipelines.counters import count_decided
             from pipelines.dedupe import dedupe, read
             from pipelines.export import export
             from pipelines.ingest import ingest
             from pipelines.parallel import map_files
+            from pipelines.people import exported, find_identities, home_of, read_mains
             from pipelines.rows import map_rows
             from pipelines.seed import seed
             from stages.keep import Keep
+            from stages.people.thresholds import grouping_points
 
             seeded = run.do(
                 "seed",
-                lambda target: seed(listing, recipe, target, reporter),
+                lambda target: seed(listing, recipe, target, reporter, forgotten.rows),
                 settings={
                     "source": recipe.source,
                     "human_terms": recipe.keep.human_terms,
                     "min_side_px": recipe.keep.min_side_px,
                 },
-                inputs=[listing.digest],
+                inputs=[listing.digest, *sorted(forgotten.rows)],
             )
-            ingested = run.do(
-                "ingest",
-                lambda target: map_rows(
-                    run.data(seeded),
+
+            def carry(
+                rows: Folder, target: Folder, checkpoint: Folder, refresh: bool = False
+            ) -> None:
+                map_rows(
+                    rows,
                     target,
                     partial(
                         ingest,
                         recipe=recipe,
                         cpus=cpus,
-                        from_web=listing.kind in ("table", "urls"),
+                        from_web=from_web(listing),
+                        refresh=refresh,
+                        forgotten=forgotten.files,
                     ),
-                    checkpoint=run.folder / "ingest/checkpoint",
+                    checkpoint=checkpoint,
                     block_rows=recipe.workers.block_rows,
                     reporter=reporter,
-                ),
-                settings={"fetch": recipe.fetch, "decode": recipe.decode, "faces": recipe.faces},
+                )
+
+            looking = {"fetch": recipe.fetch, "decode": recipe.decode, "faces": recipe.faces}
+            ingested = run.do(
+                "ingest",
+                lambda target: carry(run.data(seeded), target, run.folder / "ingest/checkpoint"),
+                settings=looking,
                 inputs=[seeded.output],
                 models=models,
             )
+            if again:
+                run.do(
+                    again.job,
+                    lambda target: retry(
+                        run,
+                        again,
+                        run.data(seeded),
+                        ingested,
+                        target,
+                        partial(carry, refresh=again.refresh),
+                    ),
+                    settings={"run": name, **asdict(again), **looking},
+                    inputs=[ingested.output],
+                    models=models,
+                )
             judged = run.do(
                 "keep",
                 lambda target: map_files(
@@ -115,21 +181,38 @@ def curate(recipe: Recipe, store: str, console: Console, address: str = "") -> R
                     reporter=reporter,
                 ),
                 settings={"keep": recipe.keep},
-                inputs=[ingested.output],
+                inputs=run.ingested(ingested),
             )
             decided = run.do(
                 "dedupe",
-                lambda target: dedupe(run.data(judged), recipe.dedupe, target),
+                lambda target: dedupe(run.data(judged), recipe.dedupe, target, run.data(ingested)),
                 settings={"dedupe": recipe.dedupe},
                 inputs=[judged.output],
+            )
+            benchmark, benchmark_digest = exported(recipe.people.benchmark)
+            known = run.do(
+                "people",
+                lambda target: find_identities(
+                    run.data(ingested),
+                    run.data(decided),
+                    recipe.people,
+                    grouping_points(recipe.faces.backend),
+                    target,
+                    run.folder / "people",
+                    benchmark,
+                ),
+                settings={"people": recipe.people},
+                inputs=[*run.ingested(ingested), decided.output, benchmark_digest],
                 data="decisions",
             )
-            decisions = read(run.data(decided), DECISIONS)
+            count_decided(name, ingested, judged, known)
+            decisions = read(run.data(known), DECIDED)
             run.do(
                 "export",
                 lambda target: export(
                     run.data(ingested),
                     decisions,
+                    read_mains(home_of(run.store, known)),
                     target,
                     recipe.export,
                     SCHEMES[recipe.faces.backend],
@@ -137,7 +220,9 @@ def curate(recipe: Recipe, store: str, console: Console, address: str = "") -> R
                     at_once=cpus,
                 ),
                 settings={"export": recipe.export},
-                inputs=[ingested.output, decided.output],
+                inputs=[*run.ingested(ingested), known.output],
                 data="export",
             )
-        return finish(run, recipe, decisions, tracker, reporter, began)
+        result = finish(run, recipe, decisions, tracker, reporter, began)
+        end(run)
+        return result

@@ -10,7 +10,7 @@ from pipelines.recipes import Recipe
 from stages.decode import Decode
 from stages.exposure import ScoreExposure
 from stages.faces import AlignFaces, DetectFaces, EmbedFaces
-from stages.fetch import Fetch
+from stages.forgotten import DropForgotten
 from stages.hashes import Hash
 from stages.models.backend import load_detector, load_embedder
 from stages.models.faces import SCHEMES
@@ -18,28 +18,23 @@ from stages.pose import ScorePose
 from stages.read import Read
 from stages.sharpness import ScoreSharpness
 from stages.types import Stage
+from stages.web.fetch import Fetch
 
 Make = Callable[[], Stage]
 FETCHER_CPUS = 0.25
 """CPUs reserved for all fetchers together: they mostly wait."""
 
 
-def fetching(recipe: Recipe) -> Make:
+def fetching(recipe: Recipe, refresh: bool = False) -> Make:
     """Return the stage that brings a picture's bytes from the web."""
-    how = recipe.fetch
-    return partial(
-        Fetch,
-        concurrency=how.concurrency,
-        connect_s=how.connect_s,
-        deadline_s=how.deadline_s,
-        max_bytes=how.max_bytes,
-        max_redirects=how.max_redirects,
-        allow_loopback=how.allow_loopback,
-    )
+    return partial(Fetch, recipe.fetch, shares=recipe.workers.fetchers, refresh=refresh)
 
 
-def looking(recipe: Recipe) -> tuple[Make, ...]:
-    """Return the stages that share decoded pixels, in order."""
+def looking(recipe: Recipe, forgotten: frozenset[str] = frozenset()) -> tuple[Make, ...]:
+    """Return the stages that share decoded pixels, in order.
+
+    Files whose tombstone is in ``forgotten`` are looked at no further, and not kept.
+    """
     faces = recipe.faces
     detector = partial(
         load_detector, faces.backend, faces.pack, faces.detect_px, faces.min_score, faces.device
@@ -48,6 +43,7 @@ def looking(recipe: Recipe) -> tuple[Make, ...]:
     return (
         partial(Decode, max_megapixels=recipe.decode.max_megapixels, work_px=recipe.decode.work_px),
         Hash,
+        *((partial(DropForgotten, forgotten),) if forgotten else ()),
         partial(DetectFaces, detector),
         partial(AlignFaces, embedder),
         partial(EmbedFaces, embedder),
@@ -57,7 +53,15 @@ def looking(recipe: Recipe) -> tuple[Make, ...]:
     )
 
 
-def ingest(rows: Dataset, recipe: Recipe, *, cpus: int, from_web: bool) -> Dataset:
+def ingest(
+    rows: Dataset,
+    recipe: Recipe,
+    *,
+    cpus: int,
+    from_web: bool,
+    refresh: bool = False,
+    forgotten: frozenset[str] = frozenset(),
+) -> Dataset:
     """Bring every row's picture and measure it, with pools that reserve at most ``cpus``.
 
     Pictures from the web are fetched by a process of its own, which waits while others work.
@@ -73,7 +77,10 @@ def ingest(rows: Dataset, recipe: Recipe, *, cpus: int, from_web: bool) -> Datas
     )
     if not from_web:
         return apply(
-            rows, partial(Read, max_bytes=recipe.fetch.max_bytes), *looking(recipe), pool=lookers
+            rows,
+            partial(Read, max_bytes=recipe.fetch.max_bytes),
+            *looking(recipe, forgotten),
+            pool=lookers,
         )
     # Waiting needs little CPU, but one batch must fill the fetcher's whole concurrency.
     fetchers = Pool(
@@ -81,4 +88,8 @@ def ingest(rows: Dataset, recipe: Recipe, *, cpus: int, from_web: bool) -> Datas
         workers=hands.fetchers,
         cpus=FETCHER_CPUS / hands.fetchers,
     )
-    return apply(apply(rows, fetching(recipe), pool=fetchers), *looking(recipe), pool=lookers)
+    return apply(
+        apply(rows, fetching(recipe, refresh), pool=fetchers),
+        *looking(recipe, forgotten),
+        pool=lookers,
+    )

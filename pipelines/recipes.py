@@ -10,7 +10,10 @@ from typing import Literal
 
 from infra.configuration import named
 from infra.errors import BadValue
+from stages.copies.settings import DedupeSettings
 from stages.keep import KeepRules
+from stages.people.settings import PeopleSettings
+from stages.web.settings import FetchSettings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,29 +41,6 @@ class Source:
     """The licence of every picture whose source states none."""
     folders_are_people: bool = False
     """Take the name of a picture's folder as the label of the person in it."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FetchSettings:
-    """How pictures are fetched over HTTP."""
-
-    concurrency: int = 64
-    """Requests in flight per fetching worker."""
-    connect_s: float = 5.0
-    """Longest wait for a connection."""
-    deadline_s: float = 20.0
-    """Longest time for one picture, redirects included."""
-    max_bytes: int = 20 * 2**20
-    """Larger files are an error; nothing of them is kept."""
-    max_redirects: int = 5
-    """Longest chain of redirects to follow."""
-    allow_loopback: bool = False
-    """Whether this machine's own servers may be asked. Other internal addresses never are."""
-
-    def __post_init__(self) -> None:
-        for name in ("concurrency", "connect_s", "deadline_s", "max_bytes"):
-            if getattr(self, name) <= 0:
-                raise BadValue(f"fetch.{name}", getattr(self, name), "give a positive number.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,22 +83,6 @@ class FaceSettings:
             )
         if self.detect_px < 80:
             raise BadValue("faces.detect_px", self.detect_px, "give 80 or more.")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DedupeSettings:
-    """When two pictures are one."""
-
-    max_pdq_distance: int = 31
-    """Differing bits of 256 up to which two perceptual hashes show one picture."""
-    min_pdq_quality: int = 50
-    """Hashes of lower quality (flat pictures) are not compared."""
-    mirrored: bool = True
-    """Whether a mirrored copy is a copy."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.max_pdq_distance <= 256:
-            raise BadValue("dedupe.max_pdq_distance", self.max_pdq_distance, "give 0 to 256.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -173,6 +137,7 @@ class Recipe:
     faces: FaceSettings = field(default_factory=FaceSettings)
     keep: KeepRules = field(default_factory=KeepRules)
     dedupe: DedupeSettings = field(default_factory=DedupeSettings)
+    people: PeopleSettings = field(default_factory=PeopleSettings)
     export: ExportSettings = field(default_factory=ExportSettings)
     workers: Workers = field(default_factory=Workers)
 
@@ -201,6 +166,7 @@ def lfw() -> Recipe:
         source=Source(folders_are_people=True, license="research only (LFW)"),
         faces=FaceSettings(detect_px=300),
         keep=KeepRules(human_terms=(), min_side_px=100),
+        people=PeopleSettings(labels="use"),
     )
 
 
@@ -210,7 +176,11 @@ def quickstart() -> Recipe:
         faceid_6m(),
         name="quickstart",
         fetch=FetchSettings(
-            connect_s=2.0, deadline_s=3.0, max_bytes=4 * 2**20, allow_loopback=True
+            attempts=2,
+            connect_s=2.0,
+            deadline_s=3.0,
+            max_bytes=4 * 2**20,
+            allow_loopback=True,
         ),
         faces=FaceSettings(detect_px=1280, min_score=0.1),
         keep=KeepRules(min_side_px=200),

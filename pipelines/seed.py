@@ -1,7 +1,7 @@
 """From a source to canonical rows with lasting ids, and the rules that need no pixels."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -12,32 +12,39 @@ from infra.storage import Folder
 from pipelines.progress import Reporter
 from pipelines.recipes import Recipe
 from pipelines.sources import Listing, members, table_rows, url_rows
-from stages.canonical import canonical_url, row_id
 from stages.chain import as_arrow
-from stages.columns import SEED
+from stages.columns import SEED, schema
+from stages.forgotten import forgotten_row, tombstone
+from stages.web.canonical import canonical_url, row_id
 from stages.words import human_terms
 
 ROWS_PER_FILE = 65_536
+_TEXTS = frozenset(field.name for field in schema(SEED) if pa.types.is_string(field.type))
 _VERDICTS: dict[str, Any] = {
     "rejected_by": "", "error": "", "error_detail": "", "dup_of": "", "dup_kind": "",
 }  # fmt: skip
 
 
-def seed(listing: Listing, recipe: Recipe, target: Folder, reporter: Reporter) -> str:
+def seed(
+    listing: Listing,
+    recipe: Recipe,
+    target: Folder,
+    reporter: Reporter,
+    forgotten: frozenset[str] = frozenset(),
+) -> str:
     """Write one row per picture that the source names; return a digest of the rows.
 
     The digest covers ids, places and verdicts, so that a setting that changes no row changes
     nothing downstream. The ids of a source's URLs are held in memory, about 100 bytes each, to
-    find repeated ones.
+    find repeated ones. Of rows whose tombstone is in ``forgotten`` only their place is written.
     """
     target.clear()  # quick to write again, and no marker says how far a crash let it come
     target.make()
     seen = hashlib.sha256()
     rows: list[dict[str, Any]] = []
     number = 0
-    for row in seed_rows(listing, recipe):
-        seen.update("\0".join(str(row[k]) for k in ("id", "source", "offset", "caption", "label",
-                    "license", "rejected_by", "error", "dup_of")).encode())  # fmt: skip
+    for row in seed_rows(listing, recipe, forgotten):
+        digest_row(seen, row)
         rows.append(row)
         if len(rows) == ROWS_PER_FILE:
             _write(target, number, rows)
@@ -48,7 +55,15 @@ def seed(listing: Listing, recipe: Recipe, target: Folder, reporter: Reporter) -
     return seen.hexdigest()[:16]
 
 
-def seed_rows(listing: Listing, recipe: Recipe) -> Iterator[dict[str, Any]]:
+def digest_row(seen: "hashlib._Hash", row: Mapping[str, Any]) -> None:
+    """Add a row to the digest of all rows."""
+    seen.update("\0".join(str(row[k]) for k in ("id", "source", "offset", "caption", "label",
+                "license", "rejected_by", "error", "dup_of")).encode())  # fmt: skip
+
+
+def seed_rows(
+    listing: Listing, recipe: Recipe, forgotten: frozenset[str] = frozenset()
+) -> Iterator[dict[str, Any]]:
     """Yield canonical rows in the order of the source."""
     if listing.kind in ("folder", "tar"):
         rows = _local_rows(listing, recipe)
@@ -57,6 +72,8 @@ def seed_rows(listing: Listing, recipe: Recipe) -> Iterator[dict[str, Any]]:
     for number, row in enumerate(rows):
         row["source_row"] = number
         row["status"] = "error" if row["error"] else "reject" if row["rejected_by"] else "keep"
+        if forgotten and {tombstone(row["id"]), tombstone(row["dup_of"])} & forgotten:
+            row = forgotten_row(row, SEED, _TEXTS)
         yield row
 
 

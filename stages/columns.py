@@ -48,14 +48,19 @@ _ALL = [
     Column("error", pa.string(), "any stage", "what went wrong: ERRORS"),
     Column("error_detail", pa.string(), "any stage", "the same in words, with the values"),
     Column("dup_of", pa.string(), "seed, dedupe", "id of the row kept in its place"),
-    Column("dup_kind", pa.string(), "seed, dedupe", "url, exact or near"),
+    Column("dup_kind", pa.string(), "seed, dedupe", "url, exact, near or semantic"),
     Column("status", pa.string(), "the seam", "keep, reject or error, from the columns above"),
     Column("timings", pa.map_(pa.string(), pa.float32()), "the seam", "seconds by stage"),
     # The picture.
     Column("blob", pa.large_binary(), "Fetch, Read", "the file as found, byte for byte"),
+    Column("file", pa.string(), "Fetch", "of a video: where it was streamed to; else empty"),
     Column("http_status", pa.int16(), "Fetch", "of the last answer"),
     Column("final_url", pa.string(), "Fetch", "after redirects"),
-    Column("fetch_s", pa.float32(), "Fetch", "seconds from request to last byte"),
+    Column("attempts", pa.int16(), "Fetch", "how often the URL was tried; 0: never asked"),
+    Column("fetch_s", pa.float32(), "Fetch", "seconds from request to last byte, all attempts"),
+    Column("opt_out", pa.string(), "Fetch", "refusal in the answer's headers, as it was said"),
+    Column("etag", pa.string(), "Fetch", "the server's name for this version of the file"),
+    Column("last_modified", pa.string(), "Fetch", "when the server says that it last changed"),
     Column("pixels", None, "Decode", "upright RGB, uint8, long side at most work_px"),
     Column("width_px", pa.int32(), "Decode", "of the upright picture, before work_px"),
     Column("height_px", pa.int32(), "Decode", "of the upright picture, before work_px"),
@@ -81,11 +86,16 @@ _ALL = [
     Column("face_rolls_deg", _FLOATS, "ScorePose", "tilted clockwise is positive"),
     Column("face_sharpness", _FLOATS, "ScoreSharpness", "Laplacian variance, grey levels squared"),
     Column("face_exposures", _FLOATS, "ScoreExposure", "mean luminance, 0 black to 1 white"),
+    # Who the main face is, once all rows are known.
+    Column("identity", pa.string(), "people", "32 hex digits, one per person; empty: nobody's"),
+    Column("identity_score", pa.float32(), "people", "0 as near to somebody else, 1 surely itself"),
+    Column("identity_name", pa.string(), "people", "from captions (personal data), if asked for"),
 ]
 
 COLUMNS: dict[str, Column] = {column.name: column for column in _ALL}
 
 REJECTIONS: dict[str, str] = {
+    "forgotten": "the person on it has asked to be forgotten",
     "duplicate_url": "an earlier row of the source has the same canonical URL",
     "declared_small": "the table itself says that the picture is too small",
     "no_human_term": "the caption names no person, nationality, ethnicity, profession or name",
@@ -99,6 +109,8 @@ REJECTIONS: dict[str, str] = {
     "bright_face": "the main face is too bright",
     "exact_duplicate": "another row has the same bytes",
     "near_duplicate": "another row shows the same picture",
+    "semantic_duplicate": "another row shows the same picture, by its embedding",
+    "nobody": "the main face belongs to no identity of the run",
 }
 """Why a row can be rejected: a closed set, in the order in which the rules are asked."""
 
@@ -106,20 +118,32 @@ ERRORS: dict[str, str] = {
     "bad_url": "the URL cannot be parsed",
     "forbidden_scheme": "neither http nor https",
     "forbidden_address": "the host is a private, loopback or otherwise internal address",
+    "robots_disallowed": "robots.txt does not let us ask",
+    "robots_unavailable": "robots.txt cannot be had, so nothing may be asked (RFC 9309)",
+    "host_paused": "not asked: the host wants a longer rest than the budget, or is long gone",
     "dns": "the host's name cannot be resolved",
-    "connect": "no connection, or it broke",
+    "connect": "no connection within its time, or it was refused or broke",
+    "tls": "the certificate is wrong, expired or nobody's, or no secure connection came about",
+    "first_byte": "no answer began within its time",
     "timeout": "the answer was not complete within the deadline",
     "too_many_redirects": "more redirects than allowed",
+    "opted_out": "the answer's headers forbid such use: X-Robots-Tag or tdm-reservation",
+    "unchanged": "asked again, and as it was (304): only of rows that a refresh puts aside",
     "http_4xx": "the server refuses",
     "http_5xx": "the server fails",
     "http_other": "an answer that is neither a picture nor a refusal",
+    "bad_http": "the answer breaks the rules of HTTP",
+    "too_many_headers": "more, or longer, headers than allowed",
+    "truncated": "the body broke off before its end; nothing of it is kept",
     "too_large": "more bytes than allowed; nothing of it is kept",
+    "wrong_type": "the first bytes are of no type that is allowed, whatever the server says",
     "empty": "no bytes at all",
     "missing_file": "the file is gone or shorter than when it was listed",
     "not_an_image": "the bytes are of no picture format that is allowed",
     "too_many_pixels": "the header promises more pixels than allowed: a decompression bomb",
     "broken_image": "a picture, but truncated or damaged",
     "stage_failed": "a stage raised; error_detail has its words",
+    "crashed": "the worker's process died of it, more than once: see stages/poison.py",
 }
 """What can go wrong with a row: a closed set."""
 
@@ -142,4 +166,7 @@ DECISIONS = [
     "id", "url", "source", "source_row", "member", "status", "rejected_by", "error",
     "error_detail", "num_faces", "dup_of", "dup_kind", "label", "license",
 ]  # fmt: skip
+"""What is decided of every input row once copies are known."""
+
+DECIDED = [*DECISIONS, "identity"]
 """The light row that every input row ends as."""

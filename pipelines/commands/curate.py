@@ -15,8 +15,10 @@ from pipelines.recipes import RECIPES, Recipe, recipe
 HELP = """\
 usage: visage curate RECIPE --source.path PATH [--store STORE] [settings]
 
-Carry out a recipe: seed -> ingest -> keep -> dedupe -> export, then a report.
-The same command again does nothing twice; after a crash it goes on.
+Carry out a recipe: seed -> ingest -> keep -> dedupe -> people -> export, then a report.
+The same command again does nothing twice; after a crash it goes on. With --retry-errors
+timeout,http_5xx the rows of a finished run that ended so are tried again, and no others; with
+--refresh its servers are asked for other versions of what they sent.
 
 recipes (or the path of a recipe's YAML file):
 {recipes}
@@ -27,13 +29,19 @@ recipes (or the path of a recipe's YAML file):
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Carry out a recipe: seed, ingest, keep, dedupe, export, then a report."""
+    """Carry out a recipe: seed, ingest, keep, dedupe, people, export, then a report."""
 
     recipe: Annotated[Recipe, tyro.conf.arg(name="")]
     store: str = "store"
     """Folder or s3:// prefix that holds runs."""
     address: str = ""
     """A Ray cluster to work on; empty: RAY_ADDRESS, or this machine."""
+    retry_errors: str = ""
+    """Errors of a finished run, such as timeout,http_5xx: its rows that ended so are fetched and
+    looked at again, all others stay, and what follows from them is redone."""
+    refresh: bool = False
+    """Ask the servers of a finished run for other versions of its pictures (If-None-Match,
+    If-Modified-Since). What is the same stays; what the server says is gone becomes an error."""
     json: bool = False
     """End with one JSON object on the last line."""
     dry_run: bool = False
@@ -51,20 +59,32 @@ def main(arguments: list[str]) -> int:
 
 def carry_out(arguments: Arguments) -> int:
     """Run what was parsed, and say how it ended."""
-    from pipelines.curate import curate, plan
+    from pipelines.curate import curate, from_web, plan
+    from pipelines.retry import chosen
 
+    retry_errors = chosen(arguments.retry_errors)
     console = Console(stderr=arguments.json, highlight=False)
     if arguments.dry_run:
         listing, run = plan(arguments.recipe)
+        if from_web(listing):
+            contact = arguments.recipe.fetch.contact or "nobody yet: see --fetch.contact"
+            console.print(f"contact  {contact}", markup=False)
         console.print(
             f"run      {run}\nstore    {arguments.store}\n"
             f"source   {listing.root} ({listing.kind}, files: {len(listing.files)})\n"
-            "jobs     seed -> ingest -> keep -> dedupe -> export\n\n"
+            "jobs     seed -> ingest -> keep -> dedupe -> people -> export\n\n"
             f"{to_yaml(arguments.recipe)}",
             markup=False,
         )
         return 0
-    result = curate(arguments.recipe, arguments.store, console, arguments.address)
+    result = curate(
+        arguments.recipe,
+        arguments.store,
+        console,
+        arguments.address,
+        retry_errors,
+        arguments.refresh,
+    )
     console.print(f"\nreport   {result.report}\nrun      {result.path}", markup=False)
     if arguments.json:
         sys.stdout.write(json.dumps(asdict(result)) + "\n")

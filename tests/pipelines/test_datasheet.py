@@ -93,6 +93,16 @@ def test_fetching_is_told_only_of_rows_from_the_web():
     assert "deadline_s" not in local
 
 
+def test_how_refusals_were_taken_is_told():
+    web = {"url": "https://a.example/1.jpg"}
+    assert "Where robots.txt forbade it, or could not be had, nothing was asked." in sheet(web)
+    assert "tdm-reservation was not kept" in sheet(web)
+    rude = RECIPE.replace("fetch:\n", "fetch:\n  robots: ignore\n  optouts: ignore\n")
+    text = sheet(web, recipe_yaml=rude)
+    assert "robots.txt was **ignored**." in text
+    assert "tdm-reservation) were **ignored**" in text
+
+
 def test_rules_stand_with_their_counts_and_thresholds():
     text = sheet({}, {})
     assert "| `no_face` | fewer faces than the recipe wants | 3 | 60.0 % |" in text

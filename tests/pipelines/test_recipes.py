@@ -40,7 +40,7 @@ def test_faceid_6m_has_the_rules_of_its_paper():
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: FetchSettings(deadline_s=0),
+        lambda: FetchSettings(deadline_s=0.0),
         lambda: DecodeSettings(work_px=1),
         lambda: FaceSettings(backend="insightface"),
         lambda: FaceSettings(detect_px=10),

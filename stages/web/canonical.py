@@ -6,7 +6,7 @@ from urllib.parse import unquote
 
 import idna
 
-from stages.addresses import literal_ip
+from stages.web.addresses import literal_ip
 
 DEFAULT_PORT = {"http": 80, "https": 443}
 

@@ -1,11 +1,11 @@
 import asyncio
 import socket
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import pytest
 from aiohttp.abc import AbstractResolver
 
-from stages.addresses import ForbiddenAddress, GuardedResolver, forbidden, literal_ip
+from stages.web.addresses import ForbiddenAddress, Guard, GuardedResolver, forbidden, literal_ip
 
 LOOPBACK = ["127.0.0.1", "127.255.255.254", "::1", "::ffff:127.0.0.1"]
 INTERNAL = [
@@ -119,14 +119,14 @@ class Answers(AbstractResolver):
 
 
 def test_one_forbidden_address_among_several_is_enough():
-    resolver = GuardedResolver(Answers(["8.8.8.8", "fd00::1"]))
+    resolver = GuardedResolver(Answers(["8.8.8.8", "fd00::1"]), Guard())
     with pytest.raises(ForbiddenAddress, match=r"pictures\.test is fd00::1, which is not a public"):
         asyncio.run(resolver.resolve("pictures.test"))
 
 
 def test_each_answer_is_checked_so_rebinding_gains_nothing():
     async def ask_twice():
-        resolver = GuardedResolver(Answers(["8.8.8.8"], ["127.0.0.1"]))
+        resolver = GuardedResolver(Answers(["8.8.8.8"], ["127.0.0.1"]), Guard())
         assert [answer["host"] for answer in await resolver.resolve("pictures.test")] == ["8.8.8.8"]
         await resolver.resolve("pictures.test")
 
@@ -135,5 +135,32 @@ def test_each_answer_is_checked_so_rebinding_gains_nothing():
 
 
 def test_loopback_may_be_allowed_by_name():
-    resolver = GuardedResolver(Answers(["127.0.0.1"]), allow_loopback=True)
+    resolver = GuardedResolver(Answers(["127.0.0.1"]), Guard(allow_loopback=True))
     assert asyncio.run(resolver.resolve("localhost", 80))[0]["host"] == "127.0.0.1"
+
+
+@pytest.mark.parametrize("ip", ["10.1.2.3", "::ffff:10.1.2.3", "fd12::1"])
+def test_an_internal_network_may_be_allowed_by_name(ip):
+    guard = Guard(allowed=(ip_network("10.0.0.0/8"), ip_network("fd12::/16")))
+    assert guard.why_not(ip_address(ip)) == ""
+    assert Guard().why_not(ip_address(ip)) == "is not a public address"
+    assert guard.why_not(ip_address("192.168.0.1")) == "is not a public address"
+
+
+@pytest.mark.parametrize(
+    "ip",
+    ["169.254.169.254", "100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254",
+     "::ffff:169.254.169.254"],
+)  # fmt: skip
+def test_no_network_opens_what_hands_out_credentials(ip):
+    everything = Guard(allowed=(ip_network("0.0.0.0/0"), ip_network("::/0")))
+    assert everything.why_not(ip_address(ip)) == "is not a public address"
+
+
+def test_without_a_contact_only_loopback_is_asked():
+    guard = Guard(allow_loopback=True, only_loopback=True)
+    assert guard.why_not(ip_address("::ffff:127.0.0.1")) == ""
+    assert "fetch.contact" in guard.why_not(ip_address("8.8.8.8"))
+    assert guard.why_not(ip_address("10.0.0.1")) == "is not a public address"
+    named = Guard(allowed=(ip_network("10.0.0.0/8"),), only_loopback=True)
+    assert "fetch.contact" in named.why_not(ip_address("10.0.0.1"))

@@ -9,11 +9,13 @@ connected to. A name whose answer changes in between (DNS rebinding) therefore g
 
 import re
 import socket
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 IPAddress = IPv4Address | IPv6Address
+IPNetwork = IPv4Network | IPv6Network
 
 _UNICAST = IPv6Network("2000::/3")  # all of IPv6 that has been given out for global use
 _NAT64 = IPv6Network("64:ff9b::/96")  # the last 32 bits are an IPv4 address, RFC 6052
@@ -22,6 +24,14 @@ _INTERNAL = (  # what Python 3.11 takes for global although it is not
     IPv4Network("192.0.0.0/24"),  # protocol assignments; Oracle's metadata is 192.0.0.192
     IPv4Network("192.88.99.0/24"),  # 6to4 relays, withdrawn by RFC 7526
     IPv6Network("3fff::/20"),  # documentation, RFC 9637
+)
+_CREDENTIALS: tuple[IPNetwork, ...] = (  # where clouds hand out keys: no setting opens these
+    IPv4Network("169.254.0.0/16"),  # most clouds, and link-local altogether
+    IPv4Network("100.100.100.200/32"),  # Alibaba
+    IPv4Network("168.63.129.16/32"),  # Azure
+    IPv4Network("192.0.0.192/32"),  # Oracle
+    IPv6Network("fd00:ec2::254/128"),  # Amazon
+    IPv6Network("fe80::/10"),
 )
 _LAST_LABEL_IS_NUMBER = re.compile(r"(?:^|\.)(?:[0-9]+|0[xX][0-9a-fA-F]*)\.?$")
 
@@ -32,12 +42,39 @@ class ForbiddenAddress(Exception):
     It never leaves ``Fetch``, where it becomes the error ``forbidden_address`` of one row.
     """
 
-    def __init__(self, host: str, ip: IPAddress) -> None:
-        self.host, self.ip = host, ip
-        super().__init__(host, ip)
+    def __init__(self, host: str, ip: IPAddress, why: str) -> None:
+        self.host, self.ip, self.why = host, ip, why
+        super().__init__(host, ip, why)
 
     def __str__(self) -> str:
-        return f"{self.host} is {self.ip}, which is not a public address"
+        return f"{self.host} is {self.ip}, which {self.why}"
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """Which addresses may be contacted."""
+
+    allow_loopback: bool = False
+    """Let 127.0.0.0/8 and ::1 pass: for tests and the quickstart."""
+    allowed: tuple[IPNetwork, ...] = ()
+    """Internal networks that may be asked; never those where clouds hand out credentials."""
+    only_loopback: bool = False
+    """Let nothing but loopback pass: we may not go out without naming a contact."""
+
+    def why_not(self, ip: IPAddress) -> str:
+        """Say why ``ip`` may not be contacted; "" if it may."""
+        if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
+            ip = ip.ipv4_mapped  # the operating system connects to the IPv4 address
+        named = _within(ip, self.allowed) and not _within(ip, _CREDENTIALS)
+        if not named and forbidden(ip, self.allow_loopback):
+            return "is not a public address"
+        if self.only_loopback and not ip.is_loopback:
+            return "may not be asked while fetch.contact names nobody"
+        return ""
+
+
+def _within(ip: IPAddress, networks: tuple[IPNetwork, ...]) -> bool:
+    return any(ip in network for network in networks if network.version == ip.version)
 
 
 def forbidden(ip: IPAddress, allow_loopback: bool = False) -> bool:
@@ -119,9 +156,9 @@ class GuardedResolver(AbstractResolver):
     One forbidden address among several is enough: an honest name has none.
     """
 
-    def __init__(self, resolver: AbstractResolver, *, allow_loopback: bool = False) -> None:
+    def __init__(self, resolver: AbstractResolver, guard: Guard) -> None:
         self._resolver = resolver
-        self._allow_loopback = allow_loopback
+        self._guard = guard
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
@@ -135,8 +172,8 @@ class GuardedResolver(AbstractResolver):
         answers = await self._resolver.resolve(host, port, family)
         for answer in answers:
             ip = ip_address(answer["host"])
-            if forbidden(ip, self._allow_loopback):
-                raise ForbiddenAddress(host, ip)
+            if why := self._guard.why_not(ip):
+                raise ForbiddenAddress(host, ip, why)
         return answers
 
     async def close(self) -> None:

@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from stages.canonical import canonical_url, row_id
+from stages.web.canonical import canonical_url, row_id
 
 SPELLINGS = [
     ("HTTP://Example.COM", "http://example.com/"),
