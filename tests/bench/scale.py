@@ -124,7 +124,7 @@ def row_costs(tar: Path) -> dict:
         "look_s": looking_s(pictures),
         "picture_bytes": sum(map(len, pictures)) / len(pictures),
         "seed_s": seed_s,
-        "comparisons_per_s": comparing(),
+        "near_s": comparing(),
     }
 
 
@@ -228,16 +228,22 @@ def seeding_s(rows: int = 100_000) -> float:
         return (time.perf_counter() - began) / rows
 
 
-def comparing(rows: int = 30_000) -> float:
-    """Compare random hashes, all with all; return comparisons per second."""
+def comparing(rows: int = 250_000) -> tuple[float, float]:
+    """Look for near hashes among random ones; return seconds per row, and per row and row."""
     import numpy as np
 
-    from stages.duplicates import near_pairs
+    from stages.copies.bands import join_near
+    from stages.copies.looks import Groups, Looks
 
-    hashes = np.random.default_rng(0).integers(0, 256, (rows, 32), np.uint8)
-    began = time.perf_counter()
-    near_pairs(hashes, None, 31)
-    return rows * rows / (time.perf_counter() - began)
+    def each_s(rows: int) -> float:
+        plain, mirrors = np.random.default_rng(0).integers(0, 256, (2, rows, 32), np.uint8)
+        began = time.perf_counter()
+        join_near(Looks(plain, mirrors), 31, Groups(rows))
+        return (time.perf_counter() - began) / rows
+
+    few, many = each_s(rows), each_s(4 * rows)
+    pair_s = max(0.0, (many - few) / (3 * rows))
+    return few - pair_s * rows, pair_s
 
 
 def show(one: Run, two: Run, costs: Costs) -> None:
@@ -259,7 +265,8 @@ def show(one: Run, two: Run, costs: Costs) -> None:
     for stage, seconds in {"Fetch (CPU)": costs.fetch_s, **costs.look_s}.items():
         print(f"{stage:24}{seconds * 1000:9.2f} ms")
     print(f"seed {1e-3 / costs.seed_s:.0f} thousand rows/s, one process; "
-          f"{costs.comparisons_per_s / 1e6:.0f} million comparisons/s, one core\n")  # fmt: skip
+          f"near hashes {1e6 * costs.near_s[0]:.0f} us per row and {1e12 * costs.near_s[1]:.1f} ps "
+          "per row and row, one core\n")  # fmt: skip
     print(f"assumed: {', '.join(f'{k} {v:g}' for k, v in asdict(Assumed()).items())}")
     for gpus in (0, Assumed().gpus):
         print(f"\n{forecast(costs, min(gain / 2, 1), replace(Assumed(), gpus=gpus)).words}")

@@ -42,8 +42,8 @@ class Costs:
     picture_bytes: float
     seed_s: float
     export_s: float
-    comparisons_per_s: float
-    """Of hashes."""
+    near_s: tuple[float, float]
+    """Looking for near hashes: seconds per row, and per row and row."""
     decided_bytes: float
     """Memory of the one process that compares."""
 
@@ -83,16 +83,17 @@ def forecast(costs: Costs, efficiency: float, given: Assumed) -> Forecast:
     if given.gpus:
         seconds["GPUs"] = pictures / (given.gpus * given.pictures_per_gpu_s)
     ingest_s = max(seconds.values())
-    # Every hash with every hash and every mirrored one, by the threads of one process.
-    rate = costs.comparisons_per_s * given.cores
+    # By the threads of one process.
+    each_s, pair_s = (s / given.cores for s in costs.near_s)
     others = {
         "seed, one process": given.urls * costs.seed_s,
-        "dedupe, one process": 2 * kept**2 / rate,
+        "dedupe, one process": kept * each_s + kept**2 * pair_s,
         "export": kept * costs.export_s / cores,
     }
     hours = {name: s / 3600 for name, s in (seconds | others).items()}
     bottleneck = max(hours, key=lambda name: hours[name])
-    balanced = ingest_s / given.urls * rate / (2 * given.kept**2)
+    left_s = ingest_s / given.urls - given.kept * each_s
+    balanced = max(0.0, left_s) / (given.kept**2 * pair_s) if pair_s else float("inf")
     dedupe_gb = given.urls * costs.decided_bytes / 1e9
     cluster = f"{given.nodes} nodes of {given.cores} cores, {given.gpus} GPUs"
     lines = [
