@@ -29,7 +29,8 @@ _LEFT_OUT = {
     "status", "rejected_by", "error", "error_detail", "dup_of", "dup_kind", "timings",
     "offset", "length",
 }  # fmt: skip
-_SUFFIX = {"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp", "image/gif": "gif",
+_PEOPLE = ("identity", "identity_score", "identity_name")
+SUFFIX = {"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp", "image/gif": "gif",
            "image/bmp": "bmp", "image/tiff": "tif"}  # fmt: skip
 
 
@@ -45,6 +46,7 @@ class Part:
 def export(
     ingested: Folder,
     decisions: pa.Table,
+    mains: pa.Table,
     target: Folder,
     settings: ExportSettings,
     scheme: LandmarkScheme,
@@ -60,18 +62,20 @@ def export(
         ingested: Rows with everything, bytes included.
         decisions: All rows of the run, sorted by id. A row's number among the kept ones is its
             number in the InstantID layout.
+        mains: Who the main faces are: id, identity, identity_score, identity_name.
         target: Gets one folder per layout.
         settings: Layouts and size of parts.
         scheme: Which five landmarks the rows hold.
         reporter: Shows the progress.
         at_once: Tasks in flight.
     """
-    kept = decisions.filter(pc.equal(decisions["status"], "keep"))["id"].combine_chunks()
-    parts = _plan(ingested, kept, settings.rows_per_shard)
+    kept = with_people(decisions.filter(pc.equal(decisions["status"], "keep"))["id"], mains)
+    ids = kept["id"].combine_chunks()
+    parts = _plan(ingested, ids, settings.rows_per_shard)
     done = {name.rpartition("/")[2] for name in (target / "parts").files(".json")}
     todo = [part for part in parts if f"{part.name}.json" not in done]
     before = sum(part.rows for part in parts) - sum(part.rows for part in todo)
-    with reporter.job("export", len(kept), before):
+    with reporter.job("export", len(ids), before):
         written = 0
         for rows in spread(
             write_part, todo, ingested, kept, target, settings, scheme, at_once=at_once
@@ -80,6 +84,14 @@ def export(
             reporter.rows(written)
     if "instantid" in settings.formats:
         _join_captions(target / "instantid")
+
+
+def with_people(ids: pa.ChunkedArray, mains: pa.Table) -> pa.Table:
+    """Return the kept rows' ids, in their order, with who their main faces are."""
+    at = pc.index_in(ids, value_set=mains["id"].combine_chunks())
+    known = {name: pc.take(mains[name].combine_chunks(), at) for name in _PEOPLE}
+    texts = {n: pc.fill_null(c, "") for n, c in known.items() if n != "identity_score"}
+    return pa.table({"id": ids} | known | texts)
 
 
 def _plan(ingested: Folder, kept: pa.Array, rows_per_shard: int) -> list[Part]:
@@ -104,16 +116,23 @@ def _plan(ingested: Folder, kept: pa.Array, rows_per_shard: int) -> list[Part]:
 def write_part(
     part: Part,
     ingested: Folder,
-    kept: pa.Array,
+    kept: pa.Table,
     target: Folder,
     settings: ExportSettings,
     scheme: LandmarkScheme,
 ) -> int:
-    """Write one part in every layout; return its number of rows."""
+    """Write one part in every layout; return its number of rows.
+
+    ``kept`` is what ``with_people`` returns: all kept rows of the run.
+    """
     tables = [pq.read_table(f, filesystem=ingested.fs, partitioning=None) for f in part.files]
     rows = pa.concat_tables(tables)
-    rows = rows.filter(pc.is_in(rows["id"], value_set=kept)).sort_by("id")
-    numbers = pc.index_in(rows["id"], value_set=kept).to_pylist()
+    ids = kept["id"].combine_chunks()
+    rows = rows.filter(pc.is_in(rows["id"], value_set=ids)).sort_by("id")
+    at = pc.index_in(rows["id"], value_set=ids)
+    numbers = at.to_pylist()
+    for name in _PEOPLE:
+        rows = rows.append_column(name, kept[name].take(at))
     rows = rows.select(
         [name for name in COLUMNS if name in rows.column_names and name not in _LEFT_OUT]
     )
@@ -142,7 +161,7 @@ def webdataset_tar(records: Sequence[dict[str, Any]]) -> bytes:
             vectors = io.BytesIO()
             np.save(vectors, np.array(row["face_embeddings"], np.float32), allow_pickle=False)
             for ending, data in (
-                (_SUFFIX[row["mime"]], row["blob"]),
+                (SUFFIX[row["mime"]], row["blob"]),
                 ("txt", row["caption"].encode()),
                 ("json", words.encode()),
                 ("npy", vectors.getvalue()),
@@ -171,9 +190,9 @@ def _write_instantid(
     lines = []
     for (number, row), five in zip(shown, landmarks, strict=True):
         place = f"{number // 1000:05d}/{number:08d}"
-        picture = f"images/{place}.{_SUFFIX[row['mime']]}"
+        picture = f"images/{place}.{SUFFIX[row['mime']]}"
         target.write(picture, row["blob"])
-        target.write(f"faces/{place}.png", _crop(row["blob"], row["face_boxes_px"][0]))
+        target.write(f"faces/{place}.png", crop(row["blob"], row["face_boxes_px"][0]))
         vector = io.BytesIO()
         np.save(vector, np.array(row["face_embeddings"][0], np.float32), allow_pickle=False)
         target.write(f"features/{place}.npy", vector.getvalue())
@@ -191,6 +210,8 @@ def _write_instantid(
                 "bbox": [round(v, 2) for v in row["face_boxes_px"][0]],
                 "landmarks": [[round(v, 2) for v in point] for point in five.tolist()],
                 "embedder": row["embedder"],
+                "identity": row["identity"],
+                "identity_score": row["identity_score"],
                 "url": row["url"],
                 "license": row["license"],
             }
@@ -199,7 +220,7 @@ def _write_instantid(
     target.write(f"captions/{part}.jsonl", words)
 
 
-def _crop(blob: bytes, box_px: Sequence[float]) -> bytes:
+def crop(blob: bytes, box_px: Sequence[float]) -> bytes:
     """Return the box of an upright picture as PNG."""
     with Image.open(io.BytesIO(blob)) as image:
         upright = ImageOps.exif_transpose(image).convert("RGB")

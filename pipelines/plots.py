@@ -131,6 +131,20 @@ def throughput_plot(names: Sequence[str], rows_per_s: Sequence[float]) -> str:
     return _svg(figure, f"Rows per second of one core by stage, logarithmic: {told}.")
 
 
+def bars(title: str, names: Sequence[str], values: Sequence[int]) -> str:
+    """Draw one bar per name, with its number."""
+    figure, axes = _canvas(3.8, _ROW_IN * len(names) + 0.1)
+    axes.barh(range(len(names)), values, color=_KEEP, height=0.66)
+    for y, value in enumerate(values):
+        axes.text(value + max(values) * 0.015, y, f"{value:,}", va="center", color=_INK)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlim(0, max(values) * 1.25)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.xaxis.set_visible(False)
+    told = ", ".join(f"{name}: {value}" for name, value in zip(names, values, strict=True))
+    return _svg(figure, f"{title}. {told}.")
+
+
 def _drawn(measure: Measure) -> list[float]:
     """Return the thresholds that the measure's axis can show."""
     return [t for t in measure.thresholds if t > 0 or not measure.log]

@@ -1,7 +1,7 @@
 """What a finished run leaves behind: run.json, the report, the datasheet, an MLflow run."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from typing import Any
@@ -17,9 +17,12 @@ from pipelines.datasheet import datasheet
 from pipelines.dedupe import read
 from pipelines.funnel import funnel, funnel_table
 from pipelines.job import Run, code_version, utc_now
+from pipelines.people import SUMMARY, home_of, read_mains
+from pipelines.people import metrics as people_metrics
 from pipelines.progress import Reporter
 from pipelines.recipes import Recipe
 from pipelines.report import Example, JobSummary, RunSummary, StageSummary, write_report
+from pipelines.report_people import people_sections
 from stages.models.faces import ModelCard
 
 EXAMPLES_PER_REASON = 8
@@ -60,28 +63,16 @@ def finish(
     began: float,
 ) -> Result:
     """Write everything that tells of a run, show the funnel, and return how it ended."""
-    jobs = {record.job: record for record in run.jobs}
-    steps = funnel(decisions)
-    summary = _summary(run, recipe, decisions, round(time.monotonic() - began, 1))
-    report = write_report(
-        summary,
-        decisions,
-        read(run.data(jobs["keep"]), _MEASURES),
-        examples(run.data(jobs["ingest"]), decisions),
-        thresholds(recipe),
-    )
-    run.folder.write("report.html", report)
-    kept = decisions.filter(pc.equal(decisions["status"], "keep"))
-    measures = read(run.data(jobs["keep"]), ["id", "num_faces", "width_px", "height_px"])
-    about = datasheet(summary, kept.join(measures.drop(["num_faces"]), "id"), steps)
-    run.folder.write("export/DATASHEET.md", about)
-    reporter.console.print(funnel_table(steps))
+    summary = summarise(run, recipe, decisions, round(time.monotonic() - began, 1))
+    report, about = tell(run, recipe, decisions, summary)
+    reporter.console.print(funnel_table(funnel(decisions)))
 
-    decided = jobs["dedupe"]  # its rows are the decisions, and its record has counted them
+    decided = next(job for job in run.jobs if job.job == "people")  # its rows are the decisions
+    people = home_of(run.store, decided).read_json(SUMMARY) or {}
     count = {name: getattr(decided, name) for name in ("rows", "keep", "reject", "error")}
     mlflow = tracker.finish(
         params=dict(flat(to_dict(recipe))),
-        metrics=_metrics(count, summary),
+        metrics=_metrics(count, summary) | people_metrics(people),
         texts={"report.html": report, "recipe.yaml": to_yaml(recipe), "DATASHEET.md": about},
         tags={
             "visage.code": code_version(),
@@ -107,13 +98,44 @@ def finish(
             "code": code_version(),
             "finished_at": summary.finished_at,
             "mlflow_uri": tracker.uri,
+            "people": people,
             "jobs": [asdict(record) for record in run.jobs],
         },
     )
     return result
 
 
-def _summary(run: Run, recipe: Recipe, decisions: pa.Table, seconds: float) -> RunSummary:
+def tell(run: Run, recipe: Recipe, decisions: pa.Table, summary: RunSummary) -> tuple[str, str]:
+    """Write and return the report and the datasheet of a run whose jobs are done."""
+    jobs = {record.job: record for record in run.jobs}
+    ingested, judged = run.data(jobs["ingest"]), run.data(jobs["keep"])
+    home = home_of(run.store, jobs["people"])
+    measures = read(judged, _MEASURES)
+    sections = people_sections(
+        decisions,
+        read_mains(home),
+        measures,
+        home.read_json(SUMMARY) or {},
+        lambda ids: pictures(ingested, ids),
+    )
+    report = write_report(
+        summary,
+        decisions,
+        measures,
+        examples(ingested, decisions),
+        thresholds(recipe),
+        sections,
+    )
+    run.folder.write("report.html", report)
+    kept = decisions.filter(pc.equal(decisions["status"], "keep"))
+    sizes = read(judged, ["id", "width_px", "height_px"])
+    about = datasheet(summary, kept.join(sizes, "id"), funnel(decisions))
+    run.folder.write("export/DATASHEET.md", about)
+    return report, about
+
+
+def summarise(run: Run, recipe: Recipe, decisions: pa.Table, seconds: float) -> RunSummary:
+    """Gather what a run was and what it took."""
     stages = [item for job in run.jobs for item in job.stage_seconds.items()]
     cards = {card["sha256"]: ModelCard(**card) for job in run.jobs for card in job.models}
     return RunSummary(
@@ -155,10 +177,16 @@ def examples(ingested: Folder, decisions: pa.Table) -> list[Example]:
         .slice(0, EXAMPLES_PER_REASON)
         .to_pylist()
     }
+    found = pictures(ingested, wanted)
+    return [_example(row, found.get(key, {})) for key, row in wanted.items()]
+
+
+def pictures(ingested: Folder, wanted: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Read the pictures of some rows, with their faces' boxes and scores."""
     ids = pa.array(list(wanted), pa.string())
     found: dict[str, dict[str, Any]] = {}
     for path in ingested.files(".parquet"):
-        if len(found) == len(wanted):
+        if len(found) == len(ids):
             break
         # Bytes are read only from the files that hold a wanted row.
         some = pq.read_table(path, filesystem=ingested.fs, columns=["id"], partitioning=None)
@@ -167,7 +195,7 @@ def examples(ingested: Folder, decisions: pa.Table) -> list[Example]:
             rows = pq.read_table(path, filesystem=ingested.fs, columns=columns, partitioning=None)
             here = rows.filter(pc.is_in(rows["id"], value_set=ids))
             found |= {row["id"]: row for row in here.to_pylist()}
-    return [_example(row, found.get(key, {})) for key, row in wanted.items()]
+    return found
 
 
 def _example(row: Mapping[str, Any], picture: Mapping[str, Any]) -> Example:

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from infra.errors import JobFailed
 from pipelines.funnel import KEPT, Step, count, funnel, percent
 from pipelines.plots import Measure, funnel_plot, histogram, throughput_plot
+from pipelines.report_people import PeopleSections
 from pipelines.thumbnails import Box, Thumbnail, thumbnail
 from stages.columns import COLUMNS
 from stages.models.faces import ModelCard
@@ -111,6 +112,7 @@ def write_report(
     measures: pa.Table,
     pictures: Sequence[Example],
     thresholds: Mapping[str, Sequence[float]] | None = None,
+    people: PeopleSections | None = None,
 ) -> str:
     """Return the report as one HTML page, without scripts and without external resources.
 
@@ -120,12 +122,13 @@ def write_report(
         measures: Rows with ``id`` and those of the plotted columns that were measured.
         pictures: Rows to show; of each reason the first eight are.
         thresholds: Where the recipe draws its lines, by column.
+        people: Copies and identities to show.
 
     Raises:
         UnaccountedRows: A row is neither kept, nor rejected, nor in error by a known name.
         JobFailed: There is not one decision for each row of the run.
     """
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     if decisions.num_rows != run.rows:
         raise JobFailed("decisions", run.rows, decisions.num_rows, f"{run.run}/decisions")
@@ -139,8 +142,10 @@ def write_report(
         "rate": rate,
         "short_ids": short_ids,
     }
-    page = files("pipelines").joinpath("report.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(page).render(
+    environment.loader = FunctionLoader(
+        lambda name: files("pipelines").joinpath(name).read_text(encoding="utf-8")
+    )
+    return environment.get_template("report.html.j2").render(
         run=run,
         steps=steps,
         totals={outcome: count(steps, outcome) for outcome in ("keep", "reject", "error")},
@@ -150,6 +155,7 @@ def write_report(
         throughput_plot=_throughput(run.stages),
         busy_s=sum(stage.seconds for stage in run.stages),
         restricted=restricted(run.models),
+        people=people,
     )
 
 

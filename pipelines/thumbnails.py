@@ -13,6 +13,8 @@ Box = Sequence[float]
 """Left, top, right, bottom in pixels of the upright picture in full."""
 
 _SIDE_PX = 320
+_FACE_PX, _FACE_WORK_PX, _AROUND = 112, 1024, 1.4
+"""Side of a face's square, side of the picture that it is cut from, and the square in boxes."""
 _LINES = 72
 """Lines this many times thinner than the long side look alike on pictures of any size."""
 _MAIN, _OTHER, _HALO = "#2fd3c0", "#ffffff", "#10211f"
@@ -43,6 +45,34 @@ def thumbnail(blob: bytes, boxes_px: Sequence[Box]) -> Thumbnail | None:
         return None
     small = Image.fromarray(picture.pixels)
     _draw(ImageDraw.Draw(small), boxes_px, small.width / picture.width_px)
+    return _packed(small)
+
+
+def face_thumbnail(blob: bytes, box_px: Box) -> Thumbnail | None:
+    """Cut out a face with some of what is around it, as a square.
+
+    Args:
+        blob: The file as it was found; it may be anything.
+        box_px: Of the face.
+
+    Returns:
+        The thumbnail, or ``None`` where the bytes are no picture that can be shown.
+    """
+    try:
+        picture = decode(blob, work_px=_FACE_WORK_PX)
+    except BadPicture:
+        return None
+    scale = picture.pixels.shape[1] / picture.width_px
+    left, top, right, bottom = (side * scale for side in box_px)
+    half = max(right - left, bottom - top, 2) * _AROUND / 2
+    x, y = (left + right) / 2, (top + bottom) / 2
+    whole = Image.fromarray(picture.pixels)
+    small = whole.crop((round(x - half), round(y - half), round(x + half), round(y + half)))
+    small = small.resize((_FACE_PX, _FACE_PX), Image.Resampling.BICUBIC)
+    return _packed(small)
+
+
+def _packed(small: Image.Image) -> Thumbnail:
     file = BytesIO()
     small.save(file, "JPEG", quality=82)
     return Thumbnail(base64.b64encode(file.getvalue()).decode("ascii"), *small.size)

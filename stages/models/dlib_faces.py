@@ -9,7 +9,7 @@ from jaxtyping import Float, Float32, UInt8
 
 from infra.errors import BadValue
 from infra.weights import locate, sha256
-from stages.models.faces import Detections, LandmarkScheme, ModelCard
+from stages.models.faces import Detections, GroupingPoints, LandmarkScheme, ModelCard
 from stages.types import RGB
 
 _FOLDER = "package:face_recognition_models/models"
@@ -137,6 +137,18 @@ class DlibEmbedder:
     metric: Literal["l2", "cosine"] = "l2"
     same_person_below = 0.6
     """The author's threshold, see ``DlibResnet``."""
+    grouping = GroupingPoints(
+        metric="cosine",
+        pair_below=0.058,
+        group_below=0.078,
+        labelled_below=0.1,
+        duplicate_below=0.01,
+    )
+    """Chosen on half of the people of LFW; on halves not seen, such choices give a pairwise F1 and
+    a B-cubed F of 0.96, see ``tests/bench/people.py``. They suit some thousand faces: the more
+    people there are, the more of them look alike, and the nearer 0 these must be. The angle between
+    these vectors orders pairs better than their distance does: where one different-person pair in
+    100,000 passes, 50 % of the same-person pairs do, against 35 % with L2."""
 
     def __init__(self, device: str = "cpu") -> None:
         # torch takes two seconds to import, and a worker that only detects needs none of it.

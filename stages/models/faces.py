@@ -58,6 +58,26 @@ class Detections:
         return Detections(boxes_px[order], scores[order], landmarks_px[order])
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupingPoints:
+    """The distances at which an embedder's vectors are grouped into people.
+
+    Verification asks about one pair; grouping asks about all pairs at once, nearly all of which are
+    of two people. So ``pair_below`` is far stricter than ``Embedder.same_person_below``.
+    """
+
+    metric: Literal["l2", "cosine"]
+    """How vectors are compared here: what orders pairs best, not always what verification uses."""
+    pair_below: float
+    """Two single photos that nothing else speaks for are one person below this distance."""
+    group_below: float
+    """What the limit rises to between large groups: a mean over many pairs is surer than one."""
+    labelled_below: float
+    """Photos that come with one label are taken for one person below this mean distance."""
+    duplicate_below: float
+    """Below this distance two photos of a person are the same photo."""
+
+
 @runtime_checkable
 class Detector(Protocol):
     """Finds faces."""

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from infra.storage import open_folder
-from pipelines.export import Part, webdataset_tar, write_part
+from pipelines.export import Part, webdataset_tar, with_people, write_part
 from pipelines.recipes import ExportSettings
 from stages.columns import COLUMNS, schema
 
@@ -37,10 +37,17 @@ def row(name, faces=1):
     }
 
 
-ROWS = pa.Table.from_pylist([row("c"), row("a"), row("b", 0), row("z")]).cast(
-    schema(n for n in COLUMNS if not COLUMNS[n].in_memory_only)
+PEOPLE = ["identity", "identity_score", "identity_name"]
+INGESTED = [n for n, c in COLUMNS.items() if not c.in_memory_only and n not in PEOPLE]
+ROWS = pa.Table.from_pylist([row("c"), row("a"), row("b", 0), row("z")]).select(INGESTED)
+ROWS = ROWS.cast(schema(INGESTED))
+MAINS = pa.Table.from_pylist(
+    [
+        {"id": "c", "identity": "f" * 32, "identity_score": 0.5, "identity_name": "Ada Byron"},
+        {"id": "a", "identity": "", "identity_score": 0.0, "identity_name": ""},
+    ]
 )
-KEPT = pa.array(["a", "b", "c"])
+KEPT = with_people(pa.chunked_array([["a", "b", "c"]]), MAINS)
 
 
 @pytest.fixture
@@ -57,6 +64,15 @@ def test_parquet_holds_the_kept_rows_whole_and_sorted(exported):
     assert table["id"].to_pylist() == ["a", "b", "c"]
     assert Image.open(io.BytesIO(table["blob"][0].as_py())).size == (100, 100)
     assert not {"status", "timings", "rejected_by"} & set(table.column_names)
+
+
+def test_every_row_says_whose_its_main_face_is(exported):
+    table = pa.parquet.read_table(exported.files(".parquet")[0])
+    assert table["identity"].to_pylist() == ["", "", "f" * 32]
+    assert table["identity_score"].to_pylist() == [0, None, 0.5]
+    assert table["identity_name"].to_pylist() == ["", "", "Ada Byron"]
+    lines = exported.read("instantid/captions/part-00000.jsonl").splitlines()
+    assert [json.loads(line)["identity"] for line in lines] == ["", "f" * 32]
 
 
 def test_a_line_of_captions_has_what_instantids_trainer_reads(exported):

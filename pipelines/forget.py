@@ -1,0 +1,235 @@
+"""Forget a person: out of every run of a store, and never back in.
+
+What is to go is noted first, and the note deleted last: whatever interrupts, the same command goes
+on from the note. What remains is a tombstone: hashes by which curation knows the rows again.
+"""
+
+import base64
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from PIL import Image
+from rich.console import Console
+
+from infra.configuration import digest
+from infra.errors import BadInput, VisageError
+from infra.lineage import trained_on
+from infra.storage import Folder, open_folder
+from pipelines.forget_files import Gone, scrub
+from pipelines.forget_find import Found, by_face, by_id, tables, with_copies
+from pipelines.forget_records import correct_features, correct_run
+from pipelines.job import locked, utc_now
+from pipelines.thumbnails import face_thumbnail
+from pipelines.tombstones import FOLDER
+from stages.forgotten import tombstone
+
+NOTE, SHEET = "forgetting.json", "forgetting.png"
+"""In a store: what is being forgotten, and whom was found; both only until it is done."""
+_SHOWN = 48
+_CELL_PX = 112
+
+
+class NotForgotten(VisageError):
+    """Files still name what was to be forgotten."""
+
+    def __init__(self, files: Iterable[str]) -> None:
+        self.files = tuple(files)
+        super().__init__(self.files)
+
+    def __str__(self) -> str:
+        return (
+            f"All rows are forgotten, but {len(self.files)} files of other kinds still name them: "
+            f"{', '.join(self.files[:5])}. Delete these, then give the same command again."
+        )
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """How it ended; ``--json`` prints it."""
+
+    rows: int
+    runs: dict[str, int]
+    models: tuple[str, ...]
+    """Released models whose training corpus held them: they still know the person."""
+    told: tuple[str, ...]
+    """What else a person should know."""
+
+
+def find(store: Folder, face: str, id_: str, max_distance: float = 0.0) -> Found:
+    """Find a person, or a picture, in every run of a store, copies included.
+
+    Args:
+        store: Where runs are.
+        face: Path of a photo of the person; or
+        id_: the id of a row, or an identity.
+        max_distance: How far vectors may be apart; 0: what each embedder's author says.
+
+    Raises:
+        BadInput: Neither or both are given, or the photo does not show one face.
+    """
+    if bool(face) == bool(id_):
+        raise BadInput("Say whom to forget: give either --face PHOTO or --id ID.")
+    near = by_face(store, face, max_distance) if face else {}
+    found = with_copies(store, near or (by_id(store, id_) if id_ else ()))
+    first = tuple(sorted(near.items(), key=lambda item: (item[1], item[0])))
+    return Found(found.ids, found.files, found.urls, found.runs, found.corpora, first)
+
+
+def show(store: Folder, found: Found) -> str:
+    """Write a contact sheet of what was found; return its path."""
+    apart = dict(found.nearest)
+    order = [row for row, _ in found.nearest] + [row for row in found.ids if row not in apart]
+    wanted = pa.array(order[:_SHOWN], pa.string())
+    faces: dict[str, Image.Image] = {}
+    for path, columns in tables(store):
+        if not {"id", "blob", "face_boxes_px"} <= set(columns.names) or len(faces) == len(wanted):
+            continue
+        ids = pq.read_table(path, filesystem=store.fs, columns=["id"], partitioning=None)["id"]
+        if not pc.any(pc.is_in(ids, value_set=wanted)).as_py():
+            continue
+        names = ["id", "blob", "face_boxes_px"]
+        rows = pq.read_table(path, filesystem=store.fs, columns=names, partitioning=None)
+        for row in rows.filter(pc.is_in(rows["id"], value_set=wanted)).to_pylist():
+            small = row["blob"] and face_thumbnail(row["blob"], (row["face_boxes_px"] or [_ALL])[0])
+            if small:
+                faces[row["id"]] = Image.open(io.BytesIO(base64.b64decode(small.base64)))
+    shown = [faces[row] for row in order if row in faces]
+    across = max(1, math.ceil(math.sqrt(len(shown))))
+    size = (across * _CELL_PX, max(1, math.ceil(len(shown) / across)) * _CELL_PX)
+    sheet = Image.new("RGB", size, "white")
+    for at, face in enumerate(shown):
+        sheet.paste(face, (at % across * _CELL_PX, at // across * _CELL_PX))
+    packed = io.BytesIO()
+    sheet.save(packed, "PNG")
+    store.write(SHEET, packed.getvalue())
+    return f"{store}/{SHEET}"
+
+
+_ALL = (0, 0, 100_000, 100_000)
+
+
+def pending(store: Folder) -> bool:
+    """Say whether an earlier call was interrupted."""
+    return store.exists(NOTE)
+
+
+def begin(store: Folder, found: Found, reason: str, also: tuple[str, ...] = ()) -> None:
+    """Note what is to go. From here on only ``finish`` is needed."""
+    about = asdict(found) | {"at": utc_now(), "reason": reason, "also": list(also)}
+    store.write_json(NOTE, {key: value for key, value in about.items() if key != "nearest"})
+
+
+def finish(store: Folder, console: Console) -> Forgotten:
+    """Take all that the note names out of a store, and leave a tombstone.
+
+    Raises:
+        RunInUse: A run of the store is being worked on.
+        NotForgotten: Files of unknown kinds still name what was to go.
+    """
+    note = store.read_json(NOTE) or {}
+    gone = Gone(note["ids"], note["files"], note["urls"])
+    homes = (store, *map(open_folder, note["also"]))
+    with ExitStack() as stack:
+        for run in store.folders():
+            if run.exists("recipe.yaml"):
+                stack.enter_context(locked(run))
+        _bury(store, note)
+        corpora = set(note["corpora"]).union(*(_learnt_from(home, gone) for home in homes))
+        # Before features are touched: afterwards they do not say any more that they held them.
+        store.write_json(NOTE, note | {"corpora": sorted(corpora)})
+        for home in homes:
+            _scrub(home, gone)
+            _drop_sheets(home, corpora, set(note["runs"]))
+        told = [
+            f"The pictures of {run} are also in an MLflow that is not the store's: delete "
+            "report.html of that run there."
+            for run in note["runs"]
+            if not _is_own_mlflow(store / run)
+        ]
+        for run in note["runs"]:
+            if (store / run).exists("seed"):
+                correct_run(store, run)
+            console.print(f"forgotten in {run}", markup=False)
+        if left := [path for path in _others(store) if gone.within(_bytes(store, path))]:
+            raise NotForgotten(left)
+        try:
+            models = trained_on(store, corpora)
+        except BadInput as error:
+            models = []
+            told.append(f"Which models were trained on them is not known: {error}")
+    for name in (SHEET, NOTE):
+        if store.exists(name):
+            store.fs.delete_file(f"{store.path}/{name}")
+    return Forgotten(len(note["ids"]), note["runs"], tuple(models), tuple(told))
+
+
+def _bury(store: Folder, note: Mapping[str, Any]) -> None:
+    """Write the tombstone: hashes, when, why; no data of a face."""
+    rows, files = ([tombstone(text) for text in sorted(note[key])] for key in ("ids", "files"))
+    about = {"at": note["at"], "reason": note["reason"], "rows": rows, "files": files}
+    (store / FOLDER).write_json(f"{digest(rows)}.json", about)
+
+
+def _others(store: Folder) -> list[str]:
+    """List the files in which ids would be plain to see, but for our note and records of others."""
+    skipped = (".parquet", ".tar", ".db", NOTE)
+    return [path for path in store.files() if not path.endswith(skipped)]
+
+
+def _bytes(store: Folder, path: str) -> bytes:
+    return store.read(path.removeprefix(f"{store.path}/"))
+
+
+def _features(home: Folder) -> list[Folder]:
+    """List the folders of finished features."""
+    return [Folder(home.fs, path.rpartition("/")[0]) for path in home.files("/features.json")]
+
+
+def _learnt_from(home: Folder, gone: Gone) -> set[str]:
+    """Return the digests of corpora whose features hold a row that is to go."""
+    corpora = set()
+    for folder in _features(home):
+        index = pq.read_table(f"{folder.path}/index.parquet", filesystem=home.fs, columns=["id"])
+        if pc.any(gone.among(index["id"])).as_py():
+            corpora.add(str((folder.read_json("features.json") or {})["corpus"]))
+    return corpora
+
+
+def _scrub(home: Folder, gone: Gone) -> None:
+    """Take the rows out of every file."""
+    features = _features(home)
+    for path in home.files():
+        if not path.endswith(("/.lock", f"/{NOTE}", f"/{SHEET}")):
+            scrub(home, path, gone)
+    for folder in features:
+        correct_features(folder)
+
+
+def _drop_sheets(home: Folder, corpora: set[str], runs: set[str]) -> None:
+    """Delete the pages that show held-out people of a corpus: who is on them is not known."""
+    for path in home.files("/scores.json"):
+        folder = Folder(home.fs, path.rpartition("/")[0])
+        about = folder.read_json("scores.json") or {}
+        if about.get("corpus") in corpora and folder.exists("contact.png"):
+            home.fs.delete_file(f"{folder.path}/contact.png")
+    for path in home.files("/loop.json"):
+        folder = Folder(home.fs, path.rpartition("/")[0])
+        steps = json.loads(folder.read("loop.json"))["steps"]
+        curated = PurePosixPath(steps.get("curate", {}).get("result", {}).get("path", "")).name
+        if curated in runs and folder.exists("report.html"):
+            home.fs.delete_file(f"{folder.path}/report.html")
+
+
+def _is_own_mlflow(run: Folder) -> bool:
+    """Say whether what a run told MLflow is in a file of the store."""
+    record = run.read_json("run.json") or {}
+    return not record.get("mlflow") or str(record.get("mlflow_uri", "")).startswith("sqlite")

@@ -1,0 +1,1 @@
+"""From identity vectors to people: neighbours, groups, labels that are checked, names."""
