@@ -15,7 +15,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[data,train,serve,track,dev]'
 	touch $(READY)
 
-quickstart: $(READY)  ## serve a small web on loopback, curate it, say where the report is
+quickstart: $(READY)  ## sample photographs to a served picture and a verified face, in minutes
 	$(BIN)/visage quickstart
 
 test: $(READY)  ## the tests, without the slow ones

@@ -15,8 +15,10 @@ usage: visage <command> ...
 Curate face-identity corpora, every row accounted for; train identity adapters on them; serve them.
 
 commands:
-  quickstart   serve a small web on loopback and curate it, to see the whole thing work
+  quickstart   from sample photographs to a served picture in minutes, to see the whole work
   curate       carry out a recipe on a URL table, a folder or a tar of pictures
+  pairs        bring photos of one person together for training
+  forget       take a person out of every run, and keep them out
   prepare      turn a curated corpus into training features
   train        train a recipe on prepared features
   evaluate     score a training run on people it never saw
@@ -32,8 +34,8 @@ commands:
 """
 
 _NAMES = (
-    "quickstart", "curate", "prepare", "train", "evaluate", "release", "deploy", "keys", "loop",
-    "submit", "runs", "doctor",
+    "quickstart", "curate", "pairs", "forget", "prepare", "train", "evaluate", "release", "deploy",
+    "keys", "loop", "submit", "runs", "doctor",
 )  # fmt: skip
 VERBS = {verb: f"pipelines.commands.{verb}" for verb in _NAMES}
 PACKAGES = ("pipelines", "serving", "training", "stages", "infra")

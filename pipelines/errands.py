@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -10,6 +10,7 @@ import tyro
 
 from infra.cluster import SPARE_CPUS
 from infra.errors import BadValue, nearest
+from serving.recipes import ServeRecipe
 
 VERBS = ("curate", "prepare", "train", "evaluate", "release", "deploy", "loop")
 _WITH_RECIPE = ("curate", "prepare", "train", "loop", "deploy")
@@ -168,7 +169,13 @@ def _loop(asked: Any) -> Wanted:  # noqa: ANN401
     training = _train(asked)
     # The other steps need every CPU; while the driver holds a GPU, features need another.
     gpus = training.gpus + (1.0 if training.driver_gpus else 0.0)
-    return replace(training, driver_cpus=0.0, gpus=gpus)
+    wanted = replace(training, driver_cpus=0.0, gpus=gpus)
+    if not asked.recipe.deploy.serve:
+        return wanted
+    # By then the training has given back what it had.
+    served = _serving(asked.recipe.deploy.recipe, draws=True)
+    most = {f.name: max(getattr(wanted, f.name), getattr(served, f.name)) for f in fields(Wanted)}
+    return Wanted(**most)
 
 
 def _driver(_: Any) -> Wanted:  # noqa: ANN401
@@ -176,13 +183,17 @@ def _driver(_: Any) -> Wanted:  # noqa: ANN401
 
 
 def _deploy(asked: Any) -> Wanted:  # noqa: ANN401
-    replicas = asked.recipe.replicas
-    draws = replicas.images_min if asked.recipe.model else 0
+    return _serving(asked.recipe, draws=bool(asked.recipe.model))
+
+
+def _serving(recipe: ServeRecipe, *, draws: bool) -> Wanted:
+    replicas = recipe.replicas
+    drawers = replicas.images_min if draws else 0
     return Wanted(
-        cpus=replicas.gateway_min * replicas.cpus_per_gateway + draws * replicas.cpus_per_images,
-        gpus=draws * replicas.gpus_per_images,
-        at_once_cpus=max(replicas.cpus_per_gateway, replicas.cpus_per_images if draws else 0),
-        at_once_gpus=replicas.gpus_per_images if draws else 0,
+        cpus=replicas.gateway_min * replicas.cpus_per_gateway + drawers * replicas.cpus_per_images,
+        gpus=drawers * replicas.gpus_per_images,
+        at_once_cpus=max(replicas.cpus_per_gateway, replicas.cpus_per_images if drawers else 0),
+        at_once_gpus=replicas.gpus_per_images if drawers else 0,
     )
 
 

@@ -1,12 +1,19 @@
 """``report.html`` of a loop: what each step took and gave, the scores, what the model draws."""
 
 import base64
+import os
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.score_tables import WORDS, number
+
 if TYPE_CHECKING:
     from pipelines.loop import Looped
+
+FEW_PEOPLE = 30
+"""Held-out people below which scores say little of a model."""
 
 
 def write_report(looped: "Looped", recipe_yaml: str) -> Path:
@@ -25,12 +32,16 @@ def write_report(looped: "Looped", recipe_yaml: str) -> Path:
     html = environment.from_string(page).render(
         looped=looped,
         said={name: summary(name, result) for name, result in steps.items()},
-        scores=steps["evaluate"]["scores"],
-        sheet=base64.b64encode(sheet.read_bytes()).decode(),
-        corpus_report=steps["curate"]["report"],
+        scores=_in_words(steps["evaluate"]["scores"]),
+        absent=_in_words(steps["evaluate"]["absent"]),
+        number=number,
+        caution=caution(steps["evaluate"]),
+        # Gone, where somebody on it asked to be forgotten.
+        sheet=base64.b64encode(sheet.read_bytes()).decode() if sheet.exists() else "",
+        corpus_report=os.path.relpath(steps["curate"]["report"], looped.path),
         recipe_yaml=recipe_yaml,
     )
-    path = Path(looped.path) / "report.html"
+    path = Path(looped.report)
     beside = path.with_suffix(".part")
     beside.write_text(html, encoding="utf-8")
     beside.replace(path)
@@ -41,6 +52,9 @@ def summary(step: str, result: dict[str, Any]) -> str:
     """Say in a few words what came of a step."""
     if step == "curate":
         return f"{result['keep']:,} of {result['rows']:,} pictures kept"
+    if step == "pairs":
+        told = [f"{n:,} {kind}s" for kind, n in result["matches"].items()]
+        return f"{', '.join(told) or 'no pairs'} of {result['identities']:,} people"
     if step == "prepare":
         return f"{result['samples']:,} samples of {result['people']:,} people"
     if step == "train":
@@ -48,7 +62,26 @@ def summary(step: str, result: dict[str, Any]) -> str:
     if step == "evaluate":
         told = [f"{n} {s['value']:.3f}" for n, s in result["scores"].items() if n in _FIRST]
         return ", ".join(told) + f", {result['people']} people it never saw"
-    return f"{result['model']}, champion {result['champion']}: {result['why']}"
+    if step == "release":
+        return f"{result['model']}, champion {result['champion']}: {result['why']}"
+    where = "until this command ends" if result["is_local"] else "on the cluster"
+    return f"{result['version']} at {result['url']}, {where}"
+
+
+def caution(evaluated: dict[str, Any]) -> str:
+    """Say what an evaluation cannot tell; nothing where it had people enough."""
+    people = evaluated["people"]
+    if people >= FEW_PEOPLE:
+        return ""
+    return (
+        f"{people} held-out people are too few to say whether the model keeps people that it never "
+        "saw. These scores show that measuring works; they, and their intervals, judge no model."
+    )
+
+
+def _in_words(by_name: Mapping[str, Any]) -> dict[str, Any]:
+    """Name scores as a person reads them, in the usual order."""
+    return {name: (WORDS[name], by_name[name]) for name in WORDS if name in by_name}
 
 
 _FIRST = ("auc", "facesim")

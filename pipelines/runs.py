@@ -189,10 +189,11 @@ def _looped(folder: Path) -> Seen | None:
     if state == "running" and _unfinished(folder) != "running":
         state = "stopped"
     done = about["done"]
+    planned = about.get("planned", range(5))
     model = about["steps"].get("release", {}).get("result", {}).get("model", "")
     return Seen(
         kind="loop", name=folder.name, path=str(folder), recipe=about["recipe"], state=state,
-        progress=f"{len(done)} of 5 steps, {about['step']}", result=model,
+        progress=f"{len(done)} of {len(planned)} steps, {about['step']}", result=model,
         age_s=_age_s([folder / "loop.json"]),
         next=f"visage deploy --model {model.rpartition('/')[0]}@champion --store {folder.parent} "
         "--local" if state == "done" else about["next"],

@@ -1,69 +1,160 @@
-"""``visage quickstart``: a small web on loopback, curated before your eyes."""
+"""``visage quickstart``: from sample photographs to a served picture, before your eyes."""
 
+import json
+import shlex
 import socket
 import sys
-from dataclasses import dataclass, replace
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
 
 import tyro
 from rich.console import Console
 
 from infra.storage import open_store
 from pipelines.commands.curate import Arguments, carry_out
-from pipelines.recipes import Source, quickstart
+from pipelines.loop_recipes import LoopRecipe, quickstart
+from pipelines.recipes import Source
+
+if TYPE_CHECKING:
+    from pipelines.quickstart import Lines, Shown
 
 USUAL_PORT = 8765
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quickstart:
-    """Serve a small web on loopback and curate it with the recipe ``quickstart``."""
+    """Curate sample photographs, learn them, serve what was learnt, draw and verify a person.
+
+    It takes some minutes on two cores; the same command again does nothing twice.
+    """
 
     folder: str = "quickstart"
-    """Where the URL table and the run are written."""
+    """Where everything is written."""
+    only: Literal["curate"] | None = None
+    """Stop after this step: half a minute."""
+    serve: bool = False
+    """Go on serving until Ctrl-C."""
     json: bool = False
     """End with one JSON object on the last line."""
 
 
 def main(arguments: list[str]) -> int:
-    """Serve, curate, and say what to try next."""
+    """Serve the small web, carry out the steps on it, and say what to try next."""
     from pipelines.sample_web import SampleWeb
 
     asked = tyro.cli(Quickstart, args=arguments, prog="visage quickstart")
     console = Console(stderr=asked.json, highlight=False)
     home = Path(open_store(asked.folder).path)
-    with SampleWeb(port=free_port()) as web:
-        table = home / "urls.csv"
+    table = home / "urls.csv"
+    with SampleWeb(port=free_port(_port_of(table), USUAL_PORT)) as web:
         rows = web.write_table(table)
         console.print(
             f"A small web, made of photographs that installed packages carry, is at {web.url}\n"
             f"{table} names {rows} pictures on it; some are traps.\n",
             soft_wrap=True,
         )
-        recipe = replace(quickstart(), source=Source(path=str(table)))
-        code = carry_out(Arguments(recipe=recipe, store=str(home / "store"), json=asked.json))
+        base = quickstart()
+        recipe = replace(base, curate=replace(base.curate, source=Source(path=str(table))))
+        if asked.only:
+            return _curate(recipe, home, asked)
+        return _loop(recipe, home, asked, console)
+
+
+def _curate(recipe: LoopRecipe, home: Path, asked: Quickstart) -> int:
+    store = str(home / "store")
+    code = carry_out(Arguments(recipe=recipe.curate, store=store, json=asked.json))
     if code == 0 and not asked.json:
-        sys.stdout.write(_next(home))
-    return code
-
-
-def free_port() -> int:
-    """Return the usual port if it is free, so that the same command finds the same URLs again."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", USUAL_PORT))
-        except OSError:
-            return 0
-    return USUAL_PORT
-
-
-def _next(home: Path) -> str:
-    return f"""
+        sys.stdout.write(f"""
 The corpus is in the run's export folder: Parquet, WebDataset and InstantID's layout.
 Three things to try next:
 
-  visage curate photos --source.path ~/Pictures --store {home}/store
-  visage curate quickstart --help
-  mlflow ui --backend-store-uri sqlite:///{(home / "store").resolve()}/mlflow.db
-"""
+  visage quickstart{_folder(asked)}
+  visage curate photos --source.path ~/Pictures --store {store}
+  mlflow ui --backend-store-uri sqlite:///{Path(store).resolve()}/mlflow.db
+""")
+    return code
+
+
+def _loop(recipe: LoopRecipe, home: Path, asked: Quickstart, console: Console) -> int:
+    from pipelines.commands.loop import stay, tell
+    from pipelines.loop import loop
+    from pipelines.quickstart import lines, photos, show
+
+    began = time.monotonic()
+    served = recipe.deploy.recipe
+    port = free_port(served.http.port)
+    served = replace(served, http=replace(served.http, port=port))
+    recipe = replace(recipe, deploy=replace(recipe.deploy, recipe=served))
+    again = f"visage quickstart{_folder(asked)}"
+    with loop(recipe, str(home / "store"), console, again=again) as done:
+        console.rule("over HTTP: draw one person, compare faces", style="dim", align="left")
+        faces = photos(done.steps["curate"].result["path"], home)
+        shown = show(done.url, faces, home)
+        tried = lines(done.deploy, done.url, faces)
+        tell(done, console)
+        _tell(shown, console)
+        about = asdict(done) | asdict(shown) | {"try": asdict(tried)}
+        if asked.serve:
+            _end(about, tried, asked, console, began)
+            stay(done, console)
+    if not asked.serve:
+        _end(about, tried, asked, console, began)
+    return 0
+
+
+def _tell(shown: "Shown", console: Console) -> None:
+    """Say what the endpoint answered."""
+    same, another = (
+        f"{'yes' if answer['same_person'] else 'no'} (distance {answer['distance']:.2f})"
+        for answer in (shown.same, shown.another)
+    )
+    console.print(
+        f"\ndrawn     {shown.drawn}, by {shown.model}: a person it was trained on\n"
+        f"the same person?  two cuts of one photograph: {same}; somebody else: {another}",
+        markup=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+def _end(
+    about: dict[str, Any], tried: "Lines", asked: Quickstart, console: Console, began: float
+) -> None:
+    """Print what to type next, in a form that can be pasted."""
+    seconds = round(time.monotonic() - began, 1)
+    curl = "\n".join(tried.curl)
+    start = "" if asked.serve else f"Serve it:\n\n{tried.deploy}\n\n"
+    console.print(
+        f"\ndone in {seconds:,.0f} s\n\n{start}Ask it from another terminal, in this folder:\n\n"
+        f"{curl}\n\nor in Python:\n\n{tried.python}",
+        markup=False, soft_wrap=True, end="",
+    )  # fmt: skip
+    if asked.json:
+        sys.stdout.write(json.dumps(about | {"seconds": seconds}) + "\n")
+        sys.stdout.flush()
+
+
+def free_port(*wanted: int) -> int:
+    """Return the first of some ports that is free, or any free one; 0 is none.
+
+    The same port of the small web gives the same URLs again, and so nothing to do twice.
+    """
+    for port in (*filter(None, wanted), 0):
+        with socket.socket() as probe, suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return int(probe.getsockname()[1])
+    raise AssertionError("the system has a free port")
+
+
+def _port_of(table: Path) -> int:
+    """Return the port that a table of an earlier call names; 0: there is none."""
+    first = table.read_text().splitlines()[1:2] if table.exists() else []
+    return urlsplit(first[0].partition(",")[0]).port or 0 if first else 0
+
+
+def _folder(asked: Quickstart) -> str:
+    usual = Quickstart().folder
+    return "" if asked.folder == usual else f" --folder {shlex.quote(asked.folder)}"

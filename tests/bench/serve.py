@@ -100,12 +100,9 @@ def overload(served, seconds: float) -> None:
     """Send ten times what can be drawn, and see what is answered."""
     with Crowd(served, 1, steps=STEPS) as alone:
         alone.wait(30)
-    with Crowd(served, served.recipe.images.batch, steps=STEPS) as full:
-        full.wait(10)  # batches of this size are being learnt
-        began, had = time.monotonic(), len(full.seconds)
-        full.wait(10**9, within_s=10)
-        per_s = (len(full.seconds) - had) / (time.monotonic() - began)
-    flood(served, 10 * per_s, 3, steps=STEPS)
+    one_s = float(np.mean(alone.seconds))
+    probe = flood(served, 10 / one_s, 8, steps=STEPS)  # batches are being learnt
+    per_s = len(probe.seconds) / 8
     before = memory_bytes()
     loaded = flood(served, 10 * per_s, seconds, steps=STEPS)
     grown = memory_bytes() - before

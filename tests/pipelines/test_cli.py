@@ -44,13 +44,18 @@ def test_python_m_pipelines_is_the_same_command():
         (["curate", "lfw", "--faces.backend", "dlb"], "Expected one of"),
         (["curate", "lfw", "--keep.max-faces", "many"], "--keep.max-faces"),
         (["curate", "lfw", "--source.path", "/no/such/place"], "it does not exist"),
-        (["curate", "lfw", "--source.path", "{here}/t.csv"], "no column 'url'"),
-        (["curate", "lfw", "--source.path", "{here}/ok.csv", "--store", "{here}/t.csv"], "--store"),
+        (["curate", "lfw", "--source.path", "{here}/t.csv", "--fetch.allow-loopback"],
+         "no column 'url'"),
+        (["curate", "lfw", "--source.path", "{here}/ok.csv", "--store", "{here}/t.csv",
+          "--fetch.contact", "me@lab.example"], "--store"),
+        (["curate", "lfw", "--source.path", "{here}/ok.csv"], "fetch.contact cannot be ''"),
+        (["curate", "lfw", "--source.path", "{here}/ok.csv", "--retry-errors", "timout"],
+         "Did you mean 'timeout'?"),
         (["curate", "{here}/bad.yaml"], "has no setting 'min_side'"),
         (["curate", "{here}/worse.yaml"], "it is not YAML"),
         (["curate", "photos", "--faces.backend", "insightface"], "faces.pack"),
         (["curate", "photos", "--source.path", "{here}/ok.csv", "--faces.backend", "insightface",
-          "--faces.pack", "{here}/no-pack"], "pack"),
+          "--faces.pack", "{here}/no-pack", "--fetch.allow-loopback"], "pack"),
     ],
 )  # fmt: skip
 def test_bad_input_ends_with_one_clear_message_and_code_2(tmp_path, arguments, words):
@@ -74,7 +79,7 @@ def test_a_dry_run_prints_the_plan_and_touches_nothing(tmp_path):
     )  # fmt: skip
     assert told.returncode == 0
     assert "min_side_px: 77" in told.stdout
-    assert "seed -> ingest -> keep -> dedupe -> export" in told.stdout
+    assert "seed -> ingest -> keep -> dedupe -> people -> export" in told.stdout
     assert [p.name for p in tmp_path.iterdir()] == ["t.csv"]
 
 

@@ -3,6 +3,9 @@
 import io
 import json
 import os
+import secrets
+import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,34 +17,54 @@ from rich.console import Console
 
 from infra.configuration import from_yaml, to_yaml
 from infra.errors import BadValue
+from infra.registry import Registry
 from infra.storage import open_store
+from pipelines import deployed, loop
 from pipelines.cli import main
-from pipelines.loop import StepFailed, _Loop
-from pipelines.loop_recipes import RECIPES, LoopRecipe, tiny
+from pipelines.commands import deploy
+from pipelines.commands.flags import parse
+from pipelines.commands.quickstart import free_port
+from pipelines.deploy import here
+from pipelines.loop_recipes import RECIPES, DeploySettings, LoopRecipe, quickstart, tiny
+from pipelines.loop_record import Looping, StepFailed
+from pipelines.loop_report import caution
 from pipelines.runs import look
+from serving.recipes import HttpSettings, ImageSettings, local
+from serving.weights import CACHE
+from tests.e2e.served import export
 
 VISAGE = str(Path(sys.executable).with_name("visage"))
 
 
 def at_work(folder):
     """Take a loop up, as the same command again does."""
-    home = (open_store(str(folder)) / "tiny-loop-1").make()
-    return _Loop(tiny(), home, "visage loop again", Console(file=io.StringIO()))
+    home = open_store(str(folder))
+    return Looping(
+        recipe=tiny(), home=home, folder=(home / "tiny-loop-1").make(), source="s",
+        planned=("curate", "prepare", "train", "evaluate", "release"),
+        command="visage loop again", console=Console(file=io.StringIO()),
+    )  # fmt: skip
+
+
+def done(work, step, settings, inputs, result):
+    """Do a step; return what came of it."""
+    work.do(step, settings, inputs, result)
+    return work.steps[step].result
 
 
 def test_a_step_is_done_once_as_long_as_what_decides_it_is_the_same(tmp_path):
-    done = []
+    calls = []
 
     def work():
-        done.append("x")
-        return {"path": str(tmp_path), "n": len(done)}
+        calls.append("x")
+        return {"path": str(tmp_path), "n": len(calls)}
 
-    first = at_work(tmp_path).do("curate", {"a": 1}, {"source": "s"}, work)
+    first = done(at_work(tmp_path), "curate", {"a": 1}, {"source": "s"}, work)
     again = at_work(tmp_path)
-    assert again.do("curate", {"a": 1}, {"source": "s"}, work) == first
+    assert done(again, "curate", {"a": 1}, {"source": "s"}, work) == first
     assert again.steps["curate"].reused
-    assert at_work(tmp_path).do("curate", {"a": 2}, {"source": "s"}, work)["n"] == 2
-    assert at_work(tmp_path).do("curate", {"a": 2}, {"source": "other"}, work)["n"] == 3
+    assert done(at_work(tmp_path), "curate", {"a": 2}, {"source": "s"}, work)["n"] == 2
+    assert done(at_work(tmp_path), "curate", {"a": 2}, {"source": "other"}, work)["n"] == 3
 
 
 def test_a_step_that_is_not_come_to_is_not_forgotten(tmp_path):
@@ -68,6 +91,13 @@ def test_a_step_whose_folder_was_deleted_is_done_again(tmp_path):
     again = at_work(tmp_path)
     again.do("curate", {}, {}, work)
     assert not again.steps["curate"].reused
+
+
+def test_a_step_that_does_not_stand_any_more_is_done_again(tmp_path):
+    for stands, reused in ((True, False), (True, True), (False, False)):
+        work = at_work(tmp_path)
+        work.do("release", {}, {}, lambda: {"n": 1}, stands=lambda stands=stands: stands)
+        assert work.steps["release"].reused == reused
 
 
 def test_a_step_that_fails_says_how_to_go_on_and_loses_nothing(tmp_path):
@@ -111,6 +141,41 @@ def test_what_the_loop_fills_in_is_not_given():
         replace(tiny(), prepare=replace(tiny().prepare, corpus="x"))
 
 
+def test_where_the_model_is_from_is_not_given_to_deploy():
+    for changed in (replace(local(), model="m@champion"), replace(local(), store="elsewhere")):
+        with pytest.raises(BadValue, match=r"deploy\.(model|store).*leave it out"):
+            DeploySettings(recipe=changed)
+
+
+def test_faces_are_served_as_they_were_curated():
+    other = replace(local(), faces=replace(local().faces, backend="insightface"))
+    assert replace(tiny(), deploy=DeploySettings(recipe=other)).deploy.serve is False
+    with pytest.raises(BadValue, match="as dlib measures them"):
+        replace(tiny(), deploy=DeploySettings(serve=True, recipe=other))
+
+
+def test_only_the_quickstart_serves_without_being_told():
+    assert [name for name, make in RECIPES.items() if make().deploy.serve] == ["quickstart"]
+
+
+def test_the_command_that_serves_the_model_says_every_setting_that_is_not_usual():
+    asked = replace(
+        quickstart().deploy.recipe, model="m@champion", store="my store",
+        images=ImageSettings(compile=True, guidance=1.5), http=HttpSettings(port=8123),
+        adapters=("a", "b"), keys="my keys.db",
+    )  # fmt: skip
+    verb, *words = shlex.split(loop._command(asked).removeprefix("visage "))
+    assert verb == "deploy"
+    told = parse(deploy.Arguments, deploy.Arguments(recipe=local()), words, "visage deploy")
+    assert told.local
+    assert told.recipe == asked
+
+
+def test_few_people_are_not_taken_for_a_measurement():
+    assert "2 held-out people are too few" in caution({"people": 2})
+    assert caution({"people": 200}) == ""
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -119,12 +184,49 @@ def test_what_the_loop_fills_in_is_not_given():
         (["tiny", "--curate.source.path", "/no/such/place"], "it does not exist"),
         (["tiny", "--train.stepss", "3"], "Did you mean '--train.steps'?"),
         (["tiny", "--prepare.corpus", "x"], "it is curated"),
+        (["tiny", "--deploy.model", "x"], "what is released is served"),
     ],
 )
 def test_bad_input_ends_with_one_clear_message_and_code_2(tmp_path, capsys, arguments, words):
     assert main(["loop", *arguments, "--store", str(tmp_path / "s")]) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_deployment_on_a_cluster_is_made_once_and_again_when_it_is_gone(local_ray, tmp_path):  # noqa: ARG001
+    name = f"loop-{secrets.token_hex(4)}"  # Ray's workers share one place of downloads
+    registry = Registry(str(tmp_path))
+    released = registry.register(name, export(tmp_path / "e", seed=0), {})
+    registry.move(name, "champion", released.version)
+    port = free_port()
+    served = replace(
+        local(), http=HttpSettings(port=port), images=ImageSettings(threads=1, steps=2)
+    )
+
+    def deploying():
+        work = at_work(tmp_path)
+        work.planned, work.address = ("deploy",), here()
+        settings = DeploySettings(serve=True, recipe=served)
+        work.recipe = replace(work.recipe, name=name, deploy=settings)
+        with work.stack:
+            loop._deploy(work)
+        return work.steps["deploy"]
+
+    try:
+        first = deploying()
+        assert not first.reused
+        assert first.result == {
+            "url": f"http://127.0.0.1:{port}", "version": f"{name}/1", "is_local": False
+        }  # fmt: skip
+        assert deploying().reused
+        deployed.stop()
+        assert not deploying().reused
+        assert deployed.state().served["model"] == f"{name}/1"
+    finally:
+        deployed.shutdown()
+        shutil.rmtree(CACHE.expanduser() / name, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

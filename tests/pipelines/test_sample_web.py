@@ -7,12 +7,14 @@ import pytest
 from PIL import Image
 
 from infra.errors import UnreadableSource
-from pipelines import sample_web
-from pipelines.sample_web import SampleWeb, pages, pictures
-from stages.canonical import canonical_url
+from pipelines import sample_pages
+from pipelines.sample_pages import pages, pictures
+from pipelines.sample_web import SampleWeb
 from stages.decode import Decode
-from stages.fetch import Fetch
 from stages.hashes import pdq
+from stages.web.canonical import canonical_url
+from stages.web.fetch import Fetch
+from stages.web.settings import FetchSettings
 
 CAP = 4 * 2**20
 FACES = {
@@ -22,7 +24,7 @@ FACES = {
 }  # fmt: skip
 TRAPS = {
     "truncated.jpg": "broken_image",
-    "page.jpg": "not_an_image",
+    "page.jpg": "wrong_type",
     "gone.jpg": "http_4xx",
     "broken.jpg": "http_5xx",
     "empty.jpg": "empty",
@@ -45,7 +47,7 @@ def table(tmp_path_factory):
         with path.open(newline="") as file:
             rows = list(csv.DictReader(file))
         assert len(rows) == written
-        fetch = Fetch(deadline_s=0.5, max_bytes=CAP, allow_loopback=True)
+        fetch = Fetch(FetchSettings(attempts=1, deadline_s=0.5, max_bytes=CAP, allow_loopback=True))
         fetched = fetch({"url": [row["URL"] for row in rows]})
         fetch.close()
     decode = Decode()
@@ -68,6 +70,7 @@ def bits(a, b):
 
 def test_the_table_has_the_columns_of_laion(table):
     assert list(table[0])[:5] == ["URL", "TEXT", "WIDTH", "HEIGHT", "LICENSE"]
+    assert table[0]["label"] == "astronaut"
     assert 35 <= len(table) <= 50
     assert all(row["TEXT"] for row in table)
 
@@ -86,6 +89,12 @@ def test_everything_else_is_a_picture_as_large_as_promised(table):
 def test_every_picture_states_its_licence(table):
     for row in table:
         assert row["error"] or "domain" in row["LICENSE"] or row["LICENSE"][:3] in ("CC0", "MIT")
+
+
+def test_every_face_to_keep_and_every_copy_says_whose_it_is(by_path):
+    named = {path for path, row in by_path.items() if row["label"] and "#" not in path}
+    assert named == FACES | {path for path in by_path if path.startswith("copies/")}
+    assert len({by_path[path]["label"] for path in named}) == 8
 
 
 def test_one_url_stands_twice_in_two_spellings(table):
@@ -145,7 +154,7 @@ def test_the_port_can_be_chosen_so_that_the_urls_come_again():
 
 def test_the_web_closes_at_once_although_someone_still_waits():
     with SampleWeb() as web:
-        fetch = Fetch(deadline_s=0.3, allow_loopback=True)
+        fetch = Fetch(FetchSettings(attempts=1, deadline_s=0.3, allow_loopback=True))
         assert fetch({"url": [f"{web.url}/slow.jpg"]})["error"] == ["timeout"]
         assert fetch({"url": [f"{web.url}/no/such/page"]})["error"] == ["http_4xx"]
         fetch.close()
@@ -159,6 +168,6 @@ def test_the_photographs_lie_where_pip_put_them():
 
 
 def test_a_missing_package_is_named_with_its_cure(monkeypatch):
-    monkeypatch.setitem(sample_web._PHOTOGRAPHS, "none", ("no_such_package", "a.jpg", "CC0"))
+    monkeypatch.setitem(sample_pages._PHOTOGRAPHS, "none", ("no_such_package", "a.jpg", "CC0"))
     with pytest.raises(UnreadableSource, match=r"no_such_package.*pip install 'visage\[data\]'"):
         pictures()

@@ -1,13 +1,16 @@
 """The first thing that a newcomer sees."""
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from pipelines.commands.quickstart import _port_of, free_port
 from stages.columns import ERRORS, REJECTIONS
+from tests.pipelines.test_sample_web import TRAPS
 
 pytestmark = pytest.mark.ray
 VISAGE = str(Path(sys.executable).with_name("visage"))
@@ -18,7 +21,7 @@ def shown(tmp_path_factory):
     """The quickstart's folder and words."""
     home = tmp_path_factory.mktemp("quickstart")
     told = subprocess.run(
-        [VISAGE, "quickstart", "--folder", "here"],
+        [VISAGE, "quickstart", "--only", "curate", "--folder", "here"],
         cwd=home, capture_output=True, text=True, timeout=200, check=False,
     )  # fmt: skip
     assert told.returncode == 0, told.stderr
@@ -28,9 +31,8 @@ def shown(tmp_path_factory):
 
 def test_every_kind_of_trap_is_met_and_named(shown):
     _, _, record = shown
-    assert set(record["error"]) == set(ERRORS) - {
-        "bad_url", "connect", "dns", "http_other", "missing_file", "stage_failed",
-    }  # fmt: skip
+    assert set(record["error"]) == set(TRAPS.values())
+    assert set(record["error"]) <= set(ERRORS)
     assert set(record["reject"]) >= {
         "duplicate_url", "declared_small", "no_human_term", "small_picture", "no_face",
         "too_many_faces", "exact_duplicate", "near_duplicate",
@@ -55,6 +57,21 @@ def test_it_ends_by_saying_where_things_are_and_what_to_try(shown):
         "visage",
         "mlflow",
     ]
+
+
+def test_the_port_of_an_earlier_call_is_found_in_its_table(shown, tmp_path):
+    home, told, _ = shown
+    assert f"http://127.0.0.1:{_port_of(home / 'here/urls.csv')}\n" in told.stdout
+    assert _port_of(tmp_path / "none.csv") == 0
+
+
+def test_a_port_that_is_taken_is_left_alone():
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        held.listen()
+        taken = held.getsockname()[1]
+        assert free_port(taken) not in (0, taken)
+    assert free_port(0, taken) == taken
 
 
 def test_nothing_but_ours_is_said(shown):
