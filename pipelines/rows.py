@@ -1,5 +1,6 @@
 """Read rows, map them with Ray Data, write them: exactly once, whatever happens meanwhile."""
 
+import shutil
 from collections.abc import Callable, Sequence
 
 import ray.data
@@ -8,6 +9,7 @@ from ray.data.checkpoint import CheckpointConfig
 
 from infra.errors import JobFailed
 from infra.storage import Folder, count_rows
+from pipelines.apply import NOTES
 from pipelines.counters import RUN
 from pipelines.progress import RayProgress, Reporter
 
@@ -28,6 +30,9 @@ def map_rows(
     that is safely written, and the next call leaves them out. The notes must outlive Ray's own
     success until the job is recorded, or a crash between the two would write every row again.
 
+    A row that kills its worker again and again ends as ``crashed``. What a dead worker was at,
+    its successor on another machine sees only where the store is a folder that both share.
+
     Args:
         source: Parquet files with an ``id`` column, unique over all rows.
         target: Where the rows go; holds what an earlier call wrote.
@@ -39,8 +44,10 @@ def map_rows(
 
     Raises:
         JobFailed: The numbers of rows read and written differ.
+        RayTaskError: A stage raised what concerns no single row: ``WorkersDie``, ``BrokenPromise``.
     """
     expected, before = count_rows(source), count_rows(target, after_crash=True)
+    home, name = checkpoint.path.rpartition("/")[0], checkpoint.path.split("/")[-2]
     context = ray.data.DataContext.get_current()
     context.custom_execution_callback_classes = [RayProgress]
     context.set_config(RUN, reporter.run)
@@ -50,6 +57,8 @@ def map_rows(
         override_filesystem=checkpoint.fs,
         delete_checkpoint_on_success=False,
     )
+    if checkpoint.is_local:
+        context.set_config(NOTES, Folder(checkpoint.fs, f"{home}/notes").make().path)
     # More would take the CPUs that writing needs; one looks up millions of ids a second.
     context.checkpoint_config.checkpoint_actor_pool_max_size = 1
     try:
@@ -59,12 +68,15 @@ def map_rows(
             columns=list(columns) if columns else None,
         )
         rows = build(rows.repartition(target_num_rows_per_block=block_rows))
-        with reporter.job(checkpoint.path.split("/")[-2], expected, before):
+        with reporter.job(name, expected, before):
             rows.write_parquet(target.path, filesystem=target.fs, partition_cols=["status"])
     finally:
-        # Both are global: every later read would be filtered, and every later row counted.
+        # All are global: every later read would be filtered, and every later row counted.
         context.checkpoint_config = None
         context.remove_config(RUN)
+        context.remove_config(NOTES)
+        if checkpoint.is_local:
+            shutil.rmtree(f"{home}/notes", ignore_errors=True)
     found = count_rows(target)
     if found != expected:
-        raise JobFailed(checkpoint.path.split("/")[-2], expected, found, str(target))
+        raise JobFailed(name, expected, found, str(target))

@@ -150,3 +150,8 @@ def _put(table: pa.Table, name: str, column: pa.Array) -> pa.Table:
     if name in table.column_names:
         return table.set_column(table.column_names.index(name), name, column)
     return table.append_column(name, column)
+
+
+def put_text(table: pa.Table, name: str, value: str) -> pa.Table:
+    """Give a text column the same value in every row."""
+    return _put(table, name, as_arrow(name, [value] * table.num_rows))

@@ -2,13 +2,16 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow.dataset as pads
 import pytest
 from PIL import Image
@@ -108,3 +111,37 @@ def test_after_ctrl_c_the_same_command_goes_on(album, undisturbed, tmp_path):
     result = finish(album, tmp_path)
     assert_whole(result, undisturbed)
     assert len(kept & set(blocks(tmp_path))) > 0, "what was done was done again"
+
+
+def lookers(run):
+    """List the processes of a run that look at pictures."""
+    found = []
+    for process in psutil.Process(run.pid).children(recursive=True):
+        with suppress(psutil.Error):
+            if "MapWorker" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
+@pytest.mark.timeout(400)
+def test_workers_and_driver_killed_at_random_moments_change_nothing(album, undisturbed, tmp_path):
+    rng, killed, ends = random.Random(6), 0, time.monotonic() + 200
+    drivers = 0
+    while drivers < 2:
+        run = start(album, tmp_path)
+        wait_for_blocks(run, tmp_path, len(blocks(tmp_path)) + 1)
+        for _ in range(3):
+            time.sleep(rng.uniform(0.05, 1.5))
+            if there := lookers(run):
+                with suppress(psutil.Error):
+                    rng.choice(there).kill()
+                    killed += 1
+        time.sleep(rng.uniform(0.05, 1.5))
+        if run.poll() is not None:
+            break
+        os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+        drivers += 1
+        assert time.monotonic() < ends
+    assert_whole(finish(album, tmp_path), undisturbed)
+    assert killed >= 2, "the run was over too soon to kill workers"
