@@ -117,6 +117,7 @@ def test_a_client_that_leaves_makes_room(served):
     assert time.monotonic() - began < 5
 
 
+@pytest.mark.slow
 def test_a_killed_replica_costs_at_most_a_retry_and_mlflow_may_be_down(served):
     store = served.home / "store" / "mlflow.db"
     hidden = shutil.move(store, store.with_suffix(".away"))
