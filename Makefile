@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: help quickstart test test-slow check lint types bench clean
+.PHONY: help quickstart test test-slow test-long check lint types bench clean
 
 help:  ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -19,10 +19,13 @@ quickstart: $(READY)  ## sample photographs to a served picture and a verified f
 	$(BIN)/visage quickstart
 
 test: $(READY)  ## the tests, without the slow ones
-	$(BIN)/pytest -m "not gpu and not slow"
+	$(BIN)/pytest -m "not gpu and not slow and not long"
 
-test-slow: $(READY)  ## the slow tests: crashes, whole runs, photographs
+test-slow: $(READY)  ## the slow tests: crashes, clusters, servers, whole runs
 	$(BIN)/pytest -m "slow and not gpu"
+
+test-long: $(READY)  ## what takes minutes each: benchmarks on photographs, whole loops
+	$(BIN)/pytest -m "long and not gpu"
 
 lint: $(READY)
 	$(BIN)/ruff check .

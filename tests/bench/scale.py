@@ -106,10 +106,11 @@ def running(data: Path, cores: int) -> float:
 def held_by_dedupe(run: str) -> int:
     """Return the bytes of the table that dedupe reads, which is its run's every row at once."""
     from infra.storage import open_folder
-    from pipelines.dedupe import _COMPARED, read
+    from pipelines.dedupe import read
     from stages.columns import DECISIONS
+    from stages.copies.keepers import COMPARED
 
-    return read(open_folder(f"{run}/keep/data"), [*DECISIONS, *_COMPARED]).nbytes
+    return read(open_folder(f"{run}/keep/data"), [*DECISIONS, *COMPARED]).nbytes
 
 
 def row_costs(tar: Path) -> dict:

@@ -2,7 +2,7 @@ import pytest
 
 from tests.bench.curate import measure
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 
 
 @pytest.mark.timeout(600)

@@ -32,7 +32,7 @@ def test_speed_is_measured_on_all_rows():
     assert 1 < measured.groups < 2000
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_people_are_told_apart_and_labels_are_cleaned(photographs):
     photos, points = embed(photographs), grouping_points("dlib")
@@ -43,7 +43,7 @@ def test_people_are_told_apart_and_labels_are_cleaned(photographs):
         assert clean.kept >= kept
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_pairs_are_of_one_person_and_not_one_photo(photographs):
     seen = look(photographs)

@@ -36,7 +36,7 @@ def test_at_the_balanced_size_comparing_takes_as_long_as_ingest():
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_both_runs_and_every_cost_are_measured(photographs):
     one, two, costs = measure(photographs / "lfw-dev.tar", 300)

@@ -8,7 +8,7 @@ from tests.bench.verification import measure
 DATA = os.environ.get("VISAGE_TEST_DATA")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not DATA, reason="VISAGE_TEST_DATA names no folder with lfw-dev.tar")
 @pytest.mark.timeout(600)
 def test_faces_are_found_and_told_apart():

@@ -193,7 +193,7 @@ def test_bad_input_ends_with_one_clear_message_and_code_2(tmp_path, capsys, argu
     assert not (tmp_path / "s").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.ray
 def test_a_deployment_on_a_cluster_is_made_once_and_again_when_it_is_gone(local_ray, tmp_path):  # noqa: ARG001
     name = f"loop-{secrets.token_hex(4)}"  # Ray's workers share one place of downloads
@@ -247,7 +247,7 @@ def people(tmp_path_factory, photographs):
     return home
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.timeout(500)
 def test_photographs_become_a_released_model_and_nothing_is_done_twice(people, tmp_path):
