@@ -22,7 +22,7 @@ test: $(READY)  ## the tests, without the slow ones
 	$(BIN)/pytest -m "not gpu and not slow and not long"
 
 test-slow: $(READY)  ## the slow tests: crashes, clusters, servers, whole runs
-	$(BIN)/pytest -m "slow and not gpu"
+	$(BIN)/pytest -m "slow and not long and not gpu"
 
 test-long: $(READY)  ## what takes minutes each: benchmarks on photographs, whole loops
 	$(BIN)/pytest -m "long and not gpu"

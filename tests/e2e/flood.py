@@ -30,7 +30,7 @@ async def _flood(served, per_s, seconds, fields):
     header = {"authorization": f"Bearer {served.keys['all']}"}
     limits = httpx2.Limits(max_connections=512, max_keepalive_connections=512)
     async with httpx2.AsyncClient(
-        base_url=served.url, headers=header, timeout=120, limits=limits
+        base_url=served.url, headers=header, timeout=httpx2.Timeout(120, pool=None), limits=limits
     ) as client:
 
         async def ask(number):

@@ -159,6 +159,7 @@ def test_a_training_goes_on_when_a_lost_node_is_replaced(cluster, home):
     assert [json.loads(line)["step"] for line in lines] == list(range(1, 19))
 
 
+@pytest.mark.long
 def test_a_deployment_stays_when_its_run_has_ended_and_is_done_again_when_asked(cluster, home):
     from tests.e2e.served import export, wanted
     from tests.pipelines.ray_head import free_ports
@@ -186,6 +187,7 @@ def test_a_deployment_stays_when_its_run_has_ended_and_is_done_again_when_asked(
     assert "nothing is deployed" in stopped.stdout, stopped.stderr
 
 
+@pytest.mark.long
 def test_a_whole_loop_is_carried_out(cluster, home, photographs):
     import tarfile
 

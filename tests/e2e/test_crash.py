@@ -123,6 +123,7 @@ def lookers(run):
     return found
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_workers_and_driver_killed_at_random_moments_change_nothing(album, undisturbed, tmp_path):
     rng, killed, ends = random.Random(6), 0, time.monotonic() + 200

@@ -116,6 +116,7 @@ def test_plain_tasks_get_past_such_a_picture_too(album):
     assert run(album, fatal(poison, segfault), pool=Pool(batch_rows=5)) == expected(poison)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_stages_that_kill_at_every_picture_end_the_run_and_say_so(album):
     every = {f"{n:02d}.png" for n in range(PICTURES)}

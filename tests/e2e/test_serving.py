@@ -203,11 +203,11 @@ def test_too_many_requests_are_refused_and_nothing_is_stuck_afterwards(served):
 
 @pytest.mark.slow
 def test_a_minute_of_ten_times_too_much_leaves_no_trace(served):
-    with Crowd(served, served.recipe.images.batch, steps=10) as full:
+    with Crowd(served, served.recipe.images.batch, steps=40) as full:
         full.wait(10**9, within_s=5)
-    flood(served, 2 * len(full.seconds), 3, steps=10)  # ten times as many a second
+    flood(served, 2 * len(full.seconds), 3, steps=40)  # ten times as many a second
     before = resident_bytes()
-    seen = flood(served, 2 * len(full.seconds), 60, steps=10)
+    seen = flood(served, 2 * len(full.seconds), 60, steps=40)
     assert set(seen.statuses) == {200, 429}, seen.errors
     assert set(seen.errors) == {"overloaded"}
     assert resident_bytes() - before < 64 * 2**20
