@@ -17,6 +17,7 @@ from tests.training.methods.adapters import (
     SDXL,
     batch,
     drawn,
+    learnt_by_heart,
     make,
     moved,
     painted,
@@ -51,17 +52,7 @@ def test_unet_and_text_encoder_are_trained_whole(tmp_path):
 
 
 def test_eight_samples_are_learnt_by_heart(tmp_path):
-    method, given = made(tmp_path), batch(8)
-    given["latents"] = given["identity"][:, :4, None, None].expand(8, 4, 8, 8).contiguous()
-    given["noise"] = given["noise"][..., :8, :8].contiguous()
-    optimiser = torch.optim.AdamW(method.trainable().values(), lr=5e-3)
-    history = []
-    for _ in range(20):
-        loss = method(given)["loss"]
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        history.append(loss.item())
+    history = learnt_by_heart(made(tmp_path), 5e-3)
     assert history[-1] < 0.7 * history[0], history[::5]
 
 

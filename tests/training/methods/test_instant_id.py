@@ -12,6 +12,7 @@ from tests.training.methods.adapters import (
     batch,
     condition,
     drawn,
+    learnt_by_heart,
     make,
     moved,
     painted,
@@ -62,17 +63,7 @@ def test_all_three_parts_get_gradients_and_the_base_gets_none(tmp_path, base):
 
 @BASES
 def test_eight_samples_are_learnt_by_heart(tmp_path, base):
-    method, given = made(tmp_path, base=base), batch(8)
-    given["latents"] = given["identity"][:, :4, None, None].expand(8, 4, 8, 8).contiguous()
-    given["noise"] = given["noise"][..., :8, :8].contiguous()
-    optimiser = torch.optim.AdamW(method.trainable().values(), lr=1e-2)
-    history = []
-    for _ in range(20):
-        loss = method(given)["loss"]
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        history.append(loss.item())
+    history = learnt_by_heart(made(tmp_path, base=base), 1e-2)
     assert history[-1] < 0.7 * history[0], history[::5]
 
 

@@ -14,6 +14,7 @@ from tests.training.methods.adapters import (
     batch,
     condition,
     drawn,
+    learnt_by_heart,
     make,
     moved,
     painted,
@@ -62,18 +63,7 @@ def test_keys_and_values_begin_as_copies_of_the_text_s(tmp_path):
 
 @EVERYBODY
 def test_eight_samples_are_learnt_by_heart(tmp_path, variant):
-    method = make(tmp_path, VARIANTS[variant])
-    given = batch(8)
-    given["latents"] = given["identity"][:, :4, None, None].expand(8, 4, 8, 8).contiguous()
-    given["noise"] = given["noise"][..., :8, :8].contiguous()
-    optimiser = torch.optim.AdamW(method.trainable().values(), lr=2e-2)
-    history = []
-    for _ in range(20):
-        loss = method(given)["loss"]
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        history.append(loss.item())
+    history = learnt_by_heart(make(tmp_path, VARIANTS[variant]), 2e-2)
     assert history[-1] < 0.7 * history[0], history[::10]
 
 
