@@ -187,7 +187,7 @@ def test_a_second_retry_goes_on_from_the_first(done, recipe, web):
     web.ill = {}
     web.asked.clear()
     third, _ = run(recipe, store, ("http_4xx", "http_5xx"))
-    assert [path for path, _ in web.asked] == ["/robots.txt", "/c.jpg", "/d.jpg"]
+    assert sorted(path for path, _ in web.asked) == ["/c.jpg", "/d.jpg", "/robots.txt"]
     assert fates(third) == {
         "a.jpg": "", "b.jpg": "", "c.jpg": "small_face", "d.jpg": "empty", "//bad": "bad_url",
     }  # fmt: skip
@@ -203,7 +203,7 @@ def test_a_refresh_brings_other_versions_and_leaves_the_same_ones(done, recipe, 
     web.ill = {"/c.jpg": 410}
     web.asked.clear()
     after, _ = run(recipe, store, refresh=True)
-    assert [path for path, _ in web.asked] == ["/robots.txt", "/a.jpg", "/b.jpg", "/c.jpg"]
+    assert sorted(path for path, _ in web.asked) == ["/a.jpg", "/b.jpg", "/c.jpg", "/robots.txt"]
     assert fates(after) == {
         "a.jpg": "", "b.jpg": "small_face", "c.jpg": "http_4xx", "d.jpg": "empty",
         "//bad": "bad_url",
