@@ -5,41 +5,29 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pyarrow.dataset as pads
 import pytest
-from PIL import Image
+
+from tests.e2e.albums import curating, save_crops
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-VISAGE = str(Path(sys.executable).with_name("visage"))
 PICTURES = 150
 
 
 @pytest.fixture(scope="module")
 def album(tmp_path_factory, astronaut):
-    """Some hundred crops of one photograph, each another picture to every hash but alike."""
     folder = tmp_path_factory.mktemp("album")
-    rng = np.random.default_rng(0)
-    with Image.open(astronaut) as image:
-        face = image.convert("RGB")
-    for number in range(PICTURES):
-        left, top = rng.integers(0, 60, 2)
-        size = int(rng.integers(340, 400))
-        face.crop((left, top, left + size, top + size)).save(folder / f"{number:03d}.jpg")
+    save_crops(astronaut, folder, PICTURES)
     return folder
 
 
 def command(album, store):
-    return [
-        VISAGE, "curate", "photos", "--source.path", str(album), "--store", str(store), "--json",
-        "--workers.block-rows", "10",
-    ]  # fmt: skip
+    return curating(album, store, block_rows=10)
 
 
 def finish(album, store):

@@ -4,18 +4,15 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tarfile
 import time
 import urllib.request
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pytest
-from PIL import Image
 
 from infra.errors import BadWeights
 from infra.registry import Registry
@@ -24,12 +21,12 @@ from infra.storage import open_folder
 from pipelines.recipes import Source
 from pipelines.sources import list_source, members, table_rows
 from stages.read import Read
+from tests.e2e.albums import VISAGE, curating, save_crops
 from tests.e2e.services import services
 from tests.pipelines.test_train import SMALL
 from tests.training.conftest import noise_features
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400)]
-VISAGE = str(Path(sys.executable).with_name("visage"))
 PICTURES = 60
 
 
@@ -49,14 +46,8 @@ def album(tmp_path_factory, astronaut, there):  # noqa: ARG001 - the album lies 
     """Crops of one photograph, in a folder here and the same on S3."""
     folder, remote = tmp_path_factory.mktemp("there") / "album", open_folder("s3://visage/album")
     folder.mkdir()
-    rng = np.random.default_rng(0)
-    with Image.open(astronaut) as image:
-        face = image.convert("RGB")
-    for number in range(PICTURES):
-        left, top = rng.integers(0, 60, 2)
-        size = int(rng.integers(340, 400))
-        path = folder / f"{number:03d}.jpg"
-        face.crop((left, top, left + size, top + size)).save(path)
+    save_crops(astronaut, folder, PICTURES)
+    for path in folder.iterdir():
         remote.write(path.name, path.read_bytes())
     remote.write("note.jpg", b"this is no picture")
     (folder / "note.jpg").write_bytes(b"this is no picture")
@@ -64,10 +55,7 @@ def album(tmp_path_factory, astronaut, there):  # noqa: ARG001 - the album lies 
 
 
 def command(source, store):
-    return [
-        VISAGE, "curate", "photos", "--source.path", str(source), "--store", str(store), "--json",
-        "--workers.block-rows", "5",
-    ]  # fmt: skip
+    return curating(source, store, block_rows=5)
 
 
 def curate(source, store):
