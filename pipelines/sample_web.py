@@ -3,6 +3,7 @@
 import asyncio
 import csv
 import io
+import socket
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -17,15 +18,39 @@ _DRIP_S = 0.1
 _PIECES = 1000  # endless for anyone with a deadline or a cap
 
 
+def bound(*wanted: int) -> socket.socket:
+    """Listen at the first of some ports of 127.0.0.1 that is free, or any free one; 0 is none."""
+    for port in (*filter(None, wanted), 0):
+        held = socket.socket()
+        try:
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            held.bind(("127.0.0.1", port))
+            held.listen()  # with SO_REUSEADDR only who listens keeps others out
+        except OSError:
+            held.close()
+        else:
+            return held
+    raise AssertionError("the system has a free port")
+
+
+def free_port(*wanted: int) -> int:
+    """Return the port that ``bound`` would bind, for another process to listen at."""
+    with bound(*wanted) as held:
+        return int(held.getsockname()[1])
+
+
 class SampleWeb:
     """Serve the pages on 127.0.0.1, in a thread of its own, for as long as the ``with`` lasts.
 
     Args:
-        port: Where to listen; 0 takes a free port. The same port gives the same URLs again.
+        wanted: Ports to listen at, the first that is free; if none is, any. The same port gives
+            the same URLs again, and so nothing to do twice.
     """
 
-    def __init__(self, port: int = 0) -> None:
-        self.port = port
+    def __init__(self, *wanted: int) -> None:
+        # Held from here on: while the pages are drawn nobody else can take it.
+        self._socket = bound(*wanted)
+        self.port = int(self._socket.getsockname()[1])
         self.pages = {page.path: page for page in pages()}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="web", daemon=True)
@@ -80,9 +105,7 @@ class SampleWeb:
         app.router.add_get("/{path:.*}", self._answer)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", self.port)
-        await site.start()
-        self.port = runner.addresses[0][1]
+        await web.SockSite(runner, self._socket).start()
         return runner
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:

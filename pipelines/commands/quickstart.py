@@ -2,10 +2,8 @@
 
 import json
 import shlex
-import socket
 import sys
 import time
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -50,7 +48,7 @@ def main(arguments: list[str]) -> int:
     console = Console(stderr=asked.json, highlight=False)
     home = Path(open_store(asked.folder).path)
     table = home / "urls.csv"
-    with SampleWeb(port=free_port(_port_of(table), USUAL_PORT)) as web:
+    with SampleWeb(_port_of(table), USUAL_PORT) as web:
         rows = web.write_table(table)
         console.print(
             f"A small web, made of photographs that installed packages carry, is at {web.url}\n"
@@ -83,6 +81,7 @@ def _loop(recipe: LoopRecipe, home: Path, asked: Quickstart, console: Console) -
     from pipelines.commands.loop import stay, tell
     from pipelines.loop import loop
     from pipelines.quickstart import lines, photos, show
+    from pipelines.sample_web import free_port
 
     began = time.monotonic()
     served = recipe.deploy.recipe
@@ -134,19 +133,6 @@ def _end(
     if asked.json:
         sys.stdout.write(json.dumps(about | {"seconds": seconds}) + "\n")
         sys.stdout.flush()
-
-
-def free_port(*wanted: int) -> int:
-    """Return the first of some ports that is free, or any free one; 0 is none.
-
-    The same port of the small web gives the same URLs again, and so nothing to do twice.
-    """
-    for port in (*filter(None, wanted), 0):
-        with socket.socket() as probe, suppress(OSError):
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("127.0.0.1", port))
-            return int(probe.getsockname()[1])
-    raise AssertionError("the system has a free port")
 
 
 def _port_of(table: Path) -> int:

@@ -69,9 +69,14 @@ def test_a_request_is_traced_from_the_proxy_to_the_generator(served):
 
     assert served.draw().status_code == 200
     logs = Path(ray._private.worker.global_worker.node.get_logs_dir_path())
-    spans = "".join(file.read_text() for file in logs.glob("serve/spans/*"))
-    for part in ("POST", "Gateway", "ImageGenerator", "trace_id"):
-        assert part in spans, logs
+    missing = spans = ""
+    for _ in range(100):  # a span is written when its part has ended, which is after the answer
+        spans = "".join(file.read_text() for file in logs.glob("serve/spans/*"))
+        parts = ("POST", "Gateway", "ImageGenerator", "trace_id")
+        if not (missing := ", ".join(part for part in parts if part not in spans)):
+            break
+        time.sleep(0.1)
+    assert not missing, spans
 
 
 def test_previews_come_as_events(served):

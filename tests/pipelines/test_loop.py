@@ -23,12 +23,12 @@ from pipelines import deployed, loop
 from pipelines.cli import main
 from pipelines.commands import deploy
 from pipelines.commands.flags import parse
-from pipelines.commands.quickstart import free_port
 from pipelines.deploy import here
 from pipelines.loop_recipes import RECIPES, DeploySettings, LoopRecipe, quickstart, tiny
 from pipelines.loop_record import Looping, StepFailed
 from pipelines.loop_report import caution
 from pipelines.runs import look
+from pipelines.sample_web import free_port
 from serving.recipes import HttpSettings, ImageSettings, local
 from serving.weights import CACHE
 from tests.e2e.served import export

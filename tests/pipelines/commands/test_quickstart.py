@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.commands.quickstart import _port_of, free_port
+from pipelines.commands.quickstart import _port_of
+from pipelines.sample_web import free_port
 from stages.columns import ERRORS, REJECTIONS
 from tests.pipelines.test_sample_web import TRAPS
 
