@@ -43,9 +43,14 @@ def picture(answer):
 
 def replica(name):
     """Return the process id of a deployment's replica."""
-    told = f"ray::ServeReplica:visage:{name}"
-    return next(p.pid for p in psutil.process_iter() if p.name()[:15] == told[:15] and
-                told in " ".join(p.cmdline()))  # fmt: skip
+    return next(p["pid"] for p in replicas(f"ray::ServeReplica:visage:{name}"))
+
+
+def replicas(told="ray::ServeReplica"):
+    """Return what is known of the processes of that name; ones that end meanwhile are none."""
+    wanted = ("pid", "cmdline", "memory_info")
+    found = [process.info for process in psutil.process_iter(wanted)]
+    return [about for about in found if told in " ".join(about["cmdline"] or ())]
 
 
 def test_openais_client_draws_a_person(served):
@@ -223,5 +228,4 @@ def test_a_minute_of_ten_times_too_much_leaves_no_trace(served):
 
 def resident_bytes():
     """Return what all replicas hold in memory."""
-    return sum(p.memory_info().rss for p in psutil.process_iter()
-               if "ray::ServeReplica" in " ".join(p.cmdline()))  # fmt: skip
+    return sum(about["memory_info"].rss for about in replicas())
