@@ -46,7 +46,7 @@ class Engine(ABC):
         )
         self.group = Group(self.device)
         self.method = method.to(self.device)
-        self.weights = method.trainable()
+        self.weights = method.optimised()
         self.half = HALVES.get(recipe.scale.precision)
         self.average: Average | None = None
         self.taken = 0

@@ -84,6 +84,11 @@ class IdentityLoss(nn.Module):
         self.encoder.eval()
         return self
 
+    @property
+    def same_person_at(self) -> float:
+        """The value where the encoder stops calling two vectors one person's."""
+        return 1.0 if self.encoder.metric == "l2" else self.encoder.same_person_below
+
     def forward(
         self,
         picture: Float[Tensor, "B 3 H W"],
@@ -91,12 +96,24 @@ class IdentityLoss(nn.Module):
         target: Float[Tensor, "B dim"],
     ) -> Float[Tensor, " B"]:
         """Compare pictures, RGB in 0 to 1, with raw vectors; landmarks in the target's pixels."""
+        return self.apart(self.vectors(picture, landmarks), target)
+
+    def vectors(
+        self, picture: Float[Tensor, "B 3 H W"], landmarks: Float[Tensor, "B 5 2"]
+    ) -> Float[Tensor, "B dim"]:
+        """Embed one face per picture, RGB in 0 to 1."""
         with torch.autocast(picture.device.type, enabled=False):
             vectors: Tensor = self.encoder(picture.float(), landmarks.float())
-            if self.encoder.metric == "cosine":
-                return 1 - nn.functional.cosine_similarity(vectors, target.float(), dim=1)
-            away = (vectors - target.float()) / self.encoder.same_person_below
-            return away.square().sum(dim=1)
+            return vectors
+
+    def apart(
+        self, one: Float[Tensor, "*#B dim"], other: Float[Tensor, "*#B dim"]
+    ) -> Float[Tensor, "*B"]:
+        """Tell how far vectors are apart, as this loss measures it; first axes broadcast."""
+        one, other = one.float(), other.float()
+        if self.encoder.metric == "cosine":
+            return 1 - nn.functional.cosine_similarity(one, other, dim=-1)
+        return ((one - other) / self.encoder.same_person_below).square().sum(dim=-1)
 
 
 def differentiable_encoder(backend: str) -> IdentityEncoder:

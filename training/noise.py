@@ -114,6 +114,18 @@ class NoiseSchedule:
             return (z_t - spread * pred) / signal
         return signal * z_t - spread * pred
 
+    def moved(
+        self,
+        z_t: Float[Tensor, "B C H W"],
+        t: Int64[Tensor, " B"],
+        clean: Float[Tensor, "B C H W"],
+        to: Int64[Tensor, " B"],
+    ) -> Float[Tensor, "B C H W"]:
+        """Take noisy latents from one time to another by DDIM's rule, arXiv:2010.02502, eta 0."""
+        there, here = self._at(to, z_t), self._at(t, z_t)
+        noise = (z_t - here.sqrt() * clean) / (1 - here).sqrt()
+        return there.sqrt() * clean + (1 - there).sqrt() * noise
+
     def weight(self, snr: Float[Tensor, " B"], gamma: float) -> Float[Tensor, " B"]:
         """Weigh samples by their clipped signal-to-noise ratio; 1 where ``gamma`` is 0.
 

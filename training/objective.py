@@ -4,54 +4,134 @@ A loss is a function of one step, named in ``LOSSES``; its weight is the field o
 ``LossSettings``. Shapes: B samples, C channels, H rows, W columns of latents.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from infra.errors import BadValue
 from training.features import Features
 from training.losses import masked, mse, weighted_mean
 from training.method import Batch
-from training.nets.codec import Codec, decoded
+from training.nets.codec import Codec
 from training.noise import Noised, NoiseSchedule
+from training.objectives.contrastive_disentangle import contrastive_disentangle
+from training.objectives.decorrelate import decorrelate, make_projection
+from training.objectives.edit_direction import edit_direction
+from training.objectives.enhanced_contrast import enhanced_contrast
+from training.objectives.fair import fair
+from training.objectives.identity import identity
+from training.objectives.identity_adversary import identity_adversary, make_adversary
+from training.objectives.localise import localise
+from training.objectives.prior import prior
+from training.objectives.reward import reward
+from training.objectives.step import Gives, Step, Term, Tools
+from training.objectives.triplet import triplet
 from training.settings import LossSettings
 
-ENOUGH_SIGNAL = 0.5
-"""Share of a noisy latent's variance that must be signal for its clean estimate to show anybody."""
+PREDICTION = Gives()
+"""What every method gives: its prediction."""
 
 
-@dataclass(frozen=True)
-class Step:
-    """All that a loss may look at."""
+def _mse(_: Tools, step: Step) -> Float[Tensor, ""]:
+    return weighted_mean(mse(step.pred, step.noised.target), step.weight)
 
-    pred: Float[Tensor, "B C H W"]
-    noised: Noised
-    batch: Batch
-    asked: Bool[Tensor, " B"]
-    """Whose identity was given, not dropped."""
-    weight: Float[Tensor, " B"]
-    """By signal-to-noise ratio; see ``NoiseSchedule.weight``."""
+
+def _masked(_: Tools, step: Step) -> Float[Tensor, ""]:
+    return weighted_mean(masked(step.pred, step.noised.target, step.batch["mask"]), step.weight)
+
+
+LOSSES: dict[str, Term] = {
+    "mse": Term(_mse),
+    "masked": Term(_masked),
+    "identity": Term(identity, sees=True),
+    "triplet": Term(triplet, sees=True),
+    "localise": Term(localise, ("attention",)),
+    "fair": Term(fair, ("residuals",)),
+    "edit_direction": Term(edit_direction, ("ask", "base", "more")),
+    "prior": Term(prior),
+    "contrastive_disentangle": Term(contrastive_disentangle, ("ask", "embed")),
+    "decorrelate": Term(decorrelate, ("embed",), network=make_projection),
+    "identity_adversary": Term(identity_adversary, network=make_adversary),
+    "reward": Term(reward, ("ask",), sees=True),
+    "enhanced_contrast": Term(enhanced_contrast, ("ask", "more"), sees=True),
+}
+
+_CURES = {
+    "ask": "this method's network cannot be asked twice in a step; set it to 0.",
+    "base": "this method has no frozen base to compare with; use an adapter on a base, or set it "
+    "to 0.",
+    "more": "this method is told the person, and nothing that could be left out beside; use an "
+    "adapter that is told prompts, or set it to 0.",
+    "attention": "this method has no attention to identity that could be looked at; use an "
+    "adapter with identity tokens, such as ip_adapter_faceid, or set it to 0.",
+    "residuals": "this method adds nothing to attention that could be looked at; use an adapter "
+    "such as ip_adapter_faceid, or set it to 0.",
+    "embed": "this method makes no identity tokens; use another, such as ip_adapter_faceid, or set "
+    "it to 0.",
+}
+"""What to do where a method does not give what a loss needs."""
 
 
 class Objective(nn.Module):
-    """The weighted sum of the losses that a recipe asks for."""
+    """The weighted sum of the losses that a recipe asks for.
+
+    Args:
+        settings: The weights.
+        schedule: The noise of the step.
+        codec: The method's.
+        features: What the batch is read from.
+        gives: What the method shows beside its prediction, in each call.
+
+    Raises:
+        BadValue: A loss needs what the method does not give.
+    """
 
     def __init__(
-        self, settings: LossSettings, schedule: NoiseSchedule, codec: Codec, features: Features
+        self,
+        settings: LossSettings,
+        schedule: NoiseSchedule,
+        codec: Codec,
+        features: Features,
+        gives: Gives = PREDICTION,
     ) -> None:
         super().__init__()
         self.settings, self.schedule = settings, schedule
-        # Not a submodule a second time: the codec is the method's.
-        object.__setattr__(self, "codec", codec)
-        self.codec: Codec
+        weights = {name: float(getattr(settings, name)) for name in LOSSES}
+        self.weights = {
+            name: weight for name, weight in weights.items() if weight > 0 or name == "mse"
+        }
+        for name in (name for name in self.weights if weights[name] > 0):
+            for need in LOSSES[name].needs:
+                if not getattr(gives, need):
+                    raise BadValue(f"losses.{name}", weights[name], _CURES[need])
         self.identity_loss: nn.Module | None = None
-        if settings.identity > 0:
+        if any(LOSSES[name].sees for name in self.weights):
             # Only here: it brings the identity network.
             from training.identity import IdentityLoss, differentiable_encoder
 
             self.identity_loss = IdentityLoss(differentiable_encoder(features.backend))
+        # No module: the codec, which it holds, is the method's.
+        known: Any = self.identity_loss
+        self.tools = Tools(settings, schedule, codec, features, gives, known)
+        self.networks = self.tools.networks
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            for name in self.weights:
+                if (make := LOSSES[name].network) is not None:
+                    self.networks[name] = make(self.tools)
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Name the losses' own networks: moved and kept at resume, of no use to an export."""
+        return dict(self.networks.named_parameters(prefix="networks"))
+
+    def needs(self, what: str) -> bool:
+        """Tell whether a loss of weight above 0 needs a field of ``Gives``."""
+        return any(what in LOSSES[name].needs for name in self._counted())
+
+    def _counted(self) -> list[str]:
+        return list(self.weights) if torch.is_grad_enabled() else ["mse"]
 
     def forward(
         self,
@@ -59,52 +139,26 @@ class Objective(nn.Module):
         noised: Noised,
         batch: Batch,
         asked: Bool[Tensor, " B"],
+        **shown: Any,  # noqa: ANN401 - fields of ``Step``
     ) -> dict[str, Tensor]:
-        """Return ``loss`` and its terms; ``mse`` is told even where it weighs nothing."""
+        """Return ``loss`` and its terms; ``mse`` is told even where it weighs nothing.
+
+        Without gradients nobody descends, and only ``mse`` is computed: validation asks for it.
+
+        Args:
+            pred: The main prediction.
+            noised: What it was asked of.
+            batch: The microbatch.
+            asked: Whose identity was given.
+            shown: The fields of ``Step`` from ``ask`` on that the method ``gives``, for those
+                that ``needs`` tells.
+        """
         weight = self.schedule.weight(noised.snr, self.settings.min_snr_gamma)
-        step = Step(pred, noised, batch, asked, weight)
-        weights = {name: float(getattr(self.settings, name)) for name in LOSSES}
-        terms = {
-            name: loss(self, step)
-            for name, loss in LOSSES.items()
-            if weights[name] > 0 or name == "mse"
-        }
-        total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
-        return {"loss": total, **{name: term.detach() for name, term in terms.items()}}
-
-
-def _mse(_: Objective, step: Step) -> Float[Tensor, ""]:
-    return weighted_mean(mse(step.pred, step.noised.target), step.weight)
-
-
-def _masked(_: Objective, step: Step) -> Float[Tensor, ""]:
-    return weighted_mean(masked(step.pred, step.noised.target, step.batch["mask"]), step.weight)
-
-
-def _identity(objective: Objective, step: Step) -> Float[Tensor, ""]:
-    """Compare the one-step clean picture's person with the target's, weighed by its signal.
-
-    A noisy estimate shows nobody, and without identity nobody was asked for: only the other
-    samples are decoded and embedded, which is most of this loss's price.
-    """
-    assert objective.identity_loss is not None
-    signal_B = step.noised.snr / (1 + step.noised.snr)
-    counts_B = (signal_B > ENOUGH_SIGNAL) & step.asked
-    if not counts_B.any():
-        return step.pred.new_zeros(())
-    noised = step.noised
-    clean = objective.schedule.clean(noised.z_t[counts_B], noised.t[counts_B], step.pred[counts_B])
-    far = objective.identity_loss(
-        decoded(objective.codec, clean),
-        step.batch["landmarks"][counts_B],
-        step.batch["target_identity"][counts_B],
-    )
-    term: Tensor = (far * signal_B[counts_B]).sum() / len(signal_B)
-    return term
-
-
-LOSSES: dict[str, Callable[[Objective, Step], Tensor]] = {
-    "mse": _mse,
-    "masked": _masked,
-    "identity": _identity,
-}
+        if "is_prior" in batch:
+            of_subject = ~batch["is_prior"].bool()
+            weight, asked = weight * of_subject, asked & of_subject
+        step = Step(pred, noised, batch, asked, weight, **shown)
+        terms = {name: LOSSES[name].loss(self.tools, step) for name in self._counted()}
+        total = torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
+        told = {name: term.detach() for name, term in (terms | step.record).items()}
+        return {"loss": total} | told

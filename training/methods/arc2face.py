@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from infra.errors import BadValue, BadWeights
@@ -22,6 +22,7 @@ from training.nets.presets import load_unet
 from training.nets.tuning import tune
 from training.noise import NoiseSchedule, check_base
 from training.objective import Objective
+from training.objectives.step import Gives, asking
 from training.sampler import draw, first_noise
 from training.settings import TrainRecipe
 
@@ -59,7 +60,13 @@ class Arc2Face(Method):
         tune(self.unet, recipe.scale)
         self.codec = load_codec(features.codec, folder)
         self.schedule = NoiseSchedule(recipe.base)
-        self.objective = Objective(recipe.losses, self.schedule, self.codec, features)
+        self.objective = Objective(
+            recipe.losses,
+            self.schedule,
+            self.codec,
+            features,
+            Gives(ask=True, embed=self.encoder.width),
+        )
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Name every weight of the UNet and of the text encoder."""
@@ -70,9 +77,17 @@ class Arc2Face(Method):
         """Predict the noise or velocity of each sample, with the identity left out of some."""
         noised = self.schedule.noised(batch["latents"], batch["noise"], batch["time"])
         absent, _ = dropped(batch["drop"], self.recipe.drop)
-        told = self._told(batch["identity"], ~absent)
-        pred = self.unet(noised.z_t, noised.t, told).sample.float()
-        losses: dict[str, Tensor] = self.objective(pred, noised, batch, ~absent)
+        pred = self._predict(noised.z_t, noised.t, self._told(batch["identity"], ~absent))
+        everybody = torch.ones_like(absent)
+
+        def again(z_t: Tensor, t: Tensor, told: Batch, whose: bool) -> Tensor:
+            return self._predict(z_t, t, self._told(told["identity"], everybody & whose))
+
+        shown = {
+            "ask": asking(batch, noised, again),
+            "embed": lambda told: self._told(told["identity"], everybody),
+        }
+        losses: dict[str, Tensor] = self.objective(pred, noised, batch, ~absent, **shown)
         return losses
 
     @torch.no_grad()
@@ -126,6 +141,12 @@ class Arc2Face(Method):
                 str(folder / UNET), "has another size", "Use the base that it was made from."
             )
         return held
+
+    def _predict(
+        self, z_t: Float[Tensor, "B C H W"], t: Int64[Tensor, " B"], told: Float[Tensor, "B T E"]
+    ) -> Float[Tensor, "B C H W"]:
+        pred: Tensor = self.unet(z_t, t, told).sample.float()
+        return pred
 
     def _told(
         self, identity: Float[Tensor, "B D"], present: Bool[Tensor, " B"]

@@ -12,18 +12,20 @@ from pathlib import Path
 
 import torch
 from diffusers import UNet2DConditionModel
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from infra.errors import BadValue, BadWeights
 from training.exports import read_matching, read_tensors, save_tensors, write_export
 from training.features import Features
+from training.loss_settings import LOSSES
 from training.method import AS_USUAL, Batch, Callback, Condition, Method, Random, Sampling
 from training.nets.codec import decoded, load_codec
 from training.nets.identity_tokens import IdentityTokens
 from training.nets.tuning import tune
 from training.noise import NoiseSchedule
 from training.objective import Objective
+from training.objectives.step import Gives, asking
 from training.sampler import draw, first_noise
 from training.settings import TrainRecipe
 
@@ -46,12 +48,14 @@ class BaseGenerator(Method):
     def __init__(self, recipe: TrainRecipe, features: Features, folder: Path) -> None:
         super().__init__()
         self.recipe, self.features = recipe, features
-        if recipe.losses.identity > 0 and recipe.method.condition == "none":
-            raise BadValue(
-                "losses.identity",
-                recipe.losses.identity,
-                "nobody is asked for with method.condition none; set it to 0.",
-            )
+        if recipe.method.condition == "none":
+            for name in sorted(set(LOSSES) - {"mse", "masked"}):
+                if (weight := getattr(recipe.losses, name)) > 0:
+                    raise BadValue(
+                        f"losses.{name}",
+                        weight,
+                        "nobody is asked for with method.condition none; set it to 0.",
+                    )
         self.codec = load_codec(features.codec, folder)
         width, (channels, rows, _) = recipe.method.width, features.latent_shape
         rng_state = torch.random.get_rng_state()
@@ -75,7 +79,9 @@ class BaseGenerator(Method):
         torch.random.set_rng_state(rng_state)
         tune(self.unet, recipe.scale)
         self.schedule = NoiseSchedule(recipe.base)
-        self.objective = Objective(recipe.losses, self.schedule, self.codec, features)
+        self.objective = Objective(
+            recipe.losses, self.schedule, self.codec, features, Gives(ask=True, embed=TOKEN_DIM)
+        )
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Name every weight but the codec's: nothing is frozen in so small a network."""
@@ -88,9 +94,17 @@ class BaseGenerator(Method):
         if self.tokens is None:
             asked = torch.zeros_like(asked)
         noised = self.schedule.noised(batch["latents"], batch["noise"], batch["time"])
-        tokens = self._tokens(batch["identity"], asked.float())
-        pred = self.unet(noised.z_t, noised.t, tokens).sample.float()
-        losses: dict[str, Tensor] = self.objective(pred, noised, batch, asked)
+        pred = self._predict(noised.z_t, noised.t, self._tokens(batch["identity"], asked.float()))
+        ones = torch.ones_like(batch["drop"])
+
+        def again(z_t: Tensor, t: Tensor, told: Batch, whose: bool) -> Tensor:
+            return self._predict(z_t, t, self._tokens(told["identity"], ones * whose))
+
+        shown = {
+            "ask": asking(batch, noised, again),
+            "embed": lambda told: self._tokens(told["identity"], ones),
+        }
+        losses: dict[str, Tensor] = self.objective(pred, noised, batch, asked, **shown)
         return losses
 
     @torch.no_grad()
@@ -146,6 +160,15 @@ class BaseGenerator(Method):
                 str(folder / _UNET), "has another size", "Use the recipe that it was made with."
             )
         return held
+
+    def _predict(
+        self,
+        z_t: Float[Tensor, "B C H W"],
+        t: Int64[Tensor, " B"],
+        tokens: Float[Tensor, "B tokens width"],
+    ) -> Float[Tensor, "B C H W"]:
+        pred: Tensor = self.unet(z_t, t, tokens).sample.float()
+        return pred
 
     def _tokens(
         self, identity: Float[Tensor, "B D"], present: Float[Tensor, " B"]

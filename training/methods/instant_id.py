@@ -23,6 +23,7 @@ from training.methods.on_base import AdapterOnBase
 from training.nets.instant_id import InstantIDAdapter
 from training.nets.landmarks_drawing import drawn_landmarks, frontal_landmarks_px
 from training.nets.tuning import tune
+from training.objectives.step import Gives
 from training.sampler import latent_px
 from training.settings import TrainRecipe
 
@@ -109,6 +110,13 @@ class InstantID(AdapterOnBase):
             points = torch.from_numpy(arcface5(condition.landmarks.cpu().numpy(), scheme))
         drawing = drawn_landmarks(points, height_px, width_px).to(identity.device)
         return replace(super()._given(condition, height_px, width_px), drawing=drawing)
+
+    def _gives(self) -> Gives:
+        return replace(super()._gives(), embed=self.unet.config.cross_attention_dim)
+
+    def _embed(self, given: Given) -> Float[Tensor, "B tokens E"]:
+        tokens: Tensor = self.resampler(given.faces)
+        return tokens.float()
 
     def _predict(
         self,

@@ -4,6 +4,7 @@ Shapes: B samples, C channels, H rows, W columns of latents.
 """
 
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from training.methods.on_base import AdapterOnBase
 from training.nets.faceid import FaceIDAdapter
 from training.nets.faceid_layout import adopt, companion, publish
 from training.nets.tuning import tune
+from training.objectives.step import Gives
 from training.settings import TrainRecipe
 
 NAME = "ip-adapter-faceid"
@@ -83,6 +85,14 @@ class IPAdapterFaceID(AdapterOnBase):
         path = folder / f"{NAME}.safetensors"
         held = adopt(read_tensors(path), self.adapter.weights(), self.adapter.attention, path)
         return {f"unet.{name}": weight for name, weight in held.items()}
+
+    def _gives(self) -> Gives:
+        return replace(super()._gives(), embed=self.unet.config.cross_attention_dim)
+
+    def _embed(self, given: Given) -> Float[Tensor, "B tokens E"]:
+        tokens = self.unet.encoder_hid_proj([given.faces.to(self.unet.dtype)])[0]
+        embedded: Tensor = tokens.flatten(1, -2).float()
+        return embedded
 
     def _predict(
         self,

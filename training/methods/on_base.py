@@ -3,21 +3,22 @@
 Shapes: B samples, C channels, H rows, W columns of latents.
 """
 
-from abc import abstractmethod
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
-from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
 from infra.errors import BadValue
 from training.features import Features
-from training.method import AS_USUAL, Batch, Callback, Condition, Method, Random, Sampling
-from training.methods.faceid_conditions import FaceIDConditions, Given, dropped, joined
+from training.method import AS_USUAL, Callback, Condition, Random, Sampling
+from training.methods.faceid_conditions import FaceIDConditions, Given, joined
+from training.methods.step_on_base import StepOnBase
 from training.nets.codec import decoded, load_codec
+from training.nets.merging import Merge, merging
 from training.nets.presets import load_unet
 from training.nets.references import weights_version
 from training.noise import NoiseSchedule, check_base
@@ -26,14 +27,13 @@ from training.sampler import draw, first_noise, latent_px
 from training.settings import TrainRecipe
 
 
-class AdapterOnBase(Method):
+class AdapterOnBase(StepOnBase):
     """A frozen base that is told a person's vector beside its prompt.
 
     What stands for dropped conditions is said by ``FaceIDConditions``. A kind of adapter puts
-    itself into ``unet`` when it is made, tunes it, and answers ``_predict`` and ``strength``.
+    itself into ``unet`` when it is made, tunes it, and answers ``_predict`` and ``strength``. What
+    losses may see of it is said by ``StepOnBase``.
     """
-
-    unet: Any  # half of diffusers' methods have no types
 
     def __init__(self, recipe: TrainRecipe, features: Features, folder: Path) -> None:
         super().__init__()
@@ -50,46 +50,16 @@ class AdapterOnBase(Method):
             text_width=self.unet.config.cross_attention_dim,
             pooled_dim=self.pooled_dim,
         )
-        self.objective = Objective(recipe.losses, self.schedule, self.codec, features)
+        self.objective = Objective(
+            recipe.losses, self.schedule, self.codec, features, self._gives()
+        )
         self._base = ""
-
-    @abstractmethod
-    def _predict(
-        self,
-        z_t: Float[Tensor, "B C H W"],
-        t: Int64[Tensor, " B"],
-        given: Given,
-        size: Float[Tensor, "B 6"] | None,
-        control: float = 1.0,
-    ) -> Float[Tensor, "B C H W"]:
-        """Ask the network; ``control`` is ``Sampling.control`` times the scale."""
-
-    @abstractmethod
-    def strength(self, scale: float) -> AbstractContextManager[None]:
-        """Use this much of the adapter while the context lasts; 0: be the base."""
 
     def _given(self, condition: Condition, height_px: int, width_px: int) -> Given:  # noqa: ARG002 - of use to others
         """Bring together what the network is told; see ``FaceIDConditions.whole``."""
         return self.conditions.whole(
             condition.identity, image=condition.image, text=condition.text, pooled=condition.pooled
         )
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return ``loss`` and its terms; see ``Batch`` for what is read."""
-        noised = self.schedule.noised(batch["latents"], batch["noise"], batch["time"])
-        no_identity, no_text = dropped(batch["drop"], self.recipe.drop)
-        asked = Condition(
-            batch["identity"],
-            text=batch.get("text"),
-            pooled=batch.get("pooled"),
-            image=batch.get("image"),
-            landmarks=batch["landmarks"],
-        )
-        whole = self._given(asked, *self._sides_px(noised.z_t))
-        given = self.conditions.without(whole, no_identity, no_text)
-        pred = self._predict(noised.z_t, noised.t, given, batch.get("size"))
-        losses: dict[str, Tensor] = self.objective(pred, noised, batch, ~no_identity)
-        return losses
 
     @torch.no_grad()
     def generate(
@@ -116,15 +86,21 @@ class AdapterOnBase(Method):
             away = of.whole(identity, image=asked.image, text=text, pooled=pooled)
             nothing = replace(nothing, text=away.text, pooled=away.pooled)
         control = sampling.control * sampling.scale
+        restores, restored = sampling.restore > 0, noise.new_tensor(sampling.restore)
+        if asked.attributes is not None:
+            restored = restored * asked.attributes.to(noise)[:, None]
 
         def predict(z_t: Tensor, t: Tensor, counts: bool) -> tuple[Tensor, Tensor]:
-            both = joined(nothing, someone if counts else nobody)
-            twice = torch.cat([z_t, z_t])
-            pred = self._predict(twice, t.expand(len(twice)), both, None, control)
-            without, given = pred.chunk(2)
+            told = [nothing, someone if counts else nobody, *([nobody] if restores else [])]
+            many = torch.cat([z_t] * len(told))
+            pred = self._predict(many, t.expand(len(many)), reduce(joined, told), None, control)
+            without, given, *nobodys = pred.chunk(len(told))
+            for each in nobodys:
+                given = torch.lerp(given, each, restored)
             return without, given
 
-        with self.strength(sampling.scale):
+        merge = Merge(rescale=sampling.rescale, adain_mean=sampling.adain_mean)
+        with self.strength(sampling.scale), merging(self.unet, merge):
             z_0 = draw(self.schedule, noise, predict, asked, sampling, callback)
         return decoded(self.codec, z_0)
 

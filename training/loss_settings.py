@@ -1,0 +1,64 @@
+"""The weights of the losses, part of a recipe; free of torch, as ``training.settings`` is."""
+
+from dataclasses import dataclass, fields
+
+from infra.errors import BadValue
+
+LOSSES = ("mse", "masked", "identity", "triplet", "localise", "fair", "edit_direction", "prior",
+          "contrastive_disentangle", "decorrelate", "identity_adversary", "reward",
+          "enhanced_contrast")  # fmt: skip
+"""The fields of `LossSettings` that are weights of losses."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossSettings:
+    """Which losses, and how much of each; 0: not computed. See `training/README.md`."""
+
+    mse: float = 1.0
+    masked: float = 0.0
+    """MSE inside the face mask only, per sample normalised by its area."""
+    identity: float = 0.0
+    """Distance of the one-step clean picture's identity to the target's, of samples that are more
+    signal than noise."""
+    triplet: float = 0.0
+    """The same picture must be nearer to the target's identity than to another person's."""
+    localise: float = 0.0
+    """Cross-attention to the identity stays inside the face mask (0.001 in FastComposer)."""
+    fair: float = 0.0
+    """What the adapter adds outside the face mask (0.01 in FaceChain-FACT)."""
+    edit_direction: float = 0.0
+    """A change of prompt changes the face as it would the base's (0.02 in MasterWeaver)."""
+    prior: float = 0.0
+    """MSE of the samples that show the subject's class (1 in DreamBooth)."""
+    contrastive_disentangle: float = 0.0
+    """Identity tokens unlike the tokens of all else, and enough alone (DisenBooth)."""
+    decorrelate: float = 0.0
+    """Two photographs of a person give one embedding, each number of it a thing of its own."""
+    identity_adversary: float = 0.0
+    """What is not the face tells nobody's identity to an adversary that learns to read it."""
+    reward: float = 0.0
+    """Identity, and what else is scored, of pictures that are drawn over several steps."""
+    enhanced_contrast: float = 0.0
+    """Told all, the network paints the person that it paints when told the identity alone."""
+    triplet_margin: float = 1.0
+    """How much nearer, in the units of `identity`."""
+    reward_steps: int = 4
+    """Calls of the network in which a picture is drawn for `reward`."""
+    reward_gradient_steps: int = 1
+    """The last so many are what `reward` is sent back through."""
+    reward_aesthetic: float = 0.0
+    """Of `reward`: how much a picture's look counts beside 1 of identity, if a scorer is set."""
+    min_snr_gamma: float = 0.0
+    """Clip of the signal-to-noise weight (arXiv:2303.09556 uses 5); 0: unweighted."""
+
+    def __post_init__(self) -> None:
+        if min(getattr(self, each.name) for each in fields(self)) < 0:
+            raise BadValue("losses", self, "weights are 0 or more.")
+        if not any(getattr(self, name) for name in LOSSES):
+            raise BadValue("losses", self, "at least one weight must be above 0.")
+        if not 1 <= self.reward_gradient_steps <= self.reward_steps:
+            raise BadValue(
+                "losses.reward_gradient_steps",
+                self.reward_gradient_steps,
+                f"give 1 to losses.reward_steps ({self.reward_steps}).",
+            )

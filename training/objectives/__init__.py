@@ -1,0 +1,1 @@
+"""Objectives: one file each, all of one shape; see ``training.objectives.step``."""
