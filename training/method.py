@@ -24,7 +24,10 @@ states of the face in the reference photograph), ``size`` (6, in px: height and 
 original, top and left of the crop, height and width of the target: the micro-conditions of
 arXiv:2307.01952, section 2.2). All samples of a microbatch have one latent shape. Drawn for the
 step, so that ``forward`` itself draws nothing: ``noise`` (as ``latents``), ``time`` (uniform in 0
-to 1) and ``drop`` (uniform in 0 to 1)."""
+to 1) and ``drop`` (uniform in 0 to 1). ``progress`` is how far the run is, 0 to below 1.
+Of per-subject tuning ``is_prior``: true where the class is shown, not the subject. Losses look for
+``negative_identity`` (somebody else's vector), ``edit_text`` with ``edit_pooled`` (another prompt)
+and ``clip_text`` (CLIP's vector of the prompt), which whoever makes the batches may add."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +47,15 @@ class Sampling:
     conditioning of FastComposer (arXiv:2305.10431)."""
     strength: float = 1.0
     """Of an edit: the share of the schedule that is drawn anew; 1 keeps nothing of the source."""
+    rescale: bool = False
+    """Of adapters on a base: give what identity adds to each cross-attention the norm of what the
+    text says there, before ``scale``: the normalised rescaling of UniID (arXiv:2512.03964)."""
+    adain_mean: bool = False
+    """Of adapters on a base: shift identity's keys and values to the mean of the text's, so that a
+    style that is asked for in words is kept: the AdaIN-mean of Infinite-ID (arXiv:2403.11781)."""
+    restore: float = 0.0
+    """Of adapters on a base: share of each prediction without identity that is blended in, where
+    ``Condition.attributes`` says; see there. 0: none, 1: identity draws nothing there."""
     size_px: tuple[int, int] | None = None
     """Height and width; None: as the features were prepared."""
 
@@ -52,6 +64,8 @@ class Sampling:
             raise BadValue("sampling.steps", self.steps, "give 1 or more.")
         if not 0 <= self.start_step <= self.steps:
             raise BadValue("sampling.start_step", self.start_step, f"give 0 to {self.steps}.")
+        if not 0 <= self.restore <= 1:
+            raise BadValue("sampling.restore", self.restore, "give 0 to 1.")
         if not 0 < self.strength <= 1:
             raise BadValue("sampling.strength", self.strength, "give more than 0, up to 1.")
 
@@ -84,9 +98,14 @@ class Condition:
     """Where the five points of the face are to be, x and y in px of the picture that is drawn, as
     the features' backend orders them; None, where a method is shown them: a frontal face, its head
     and shoulders seen."""
-    negative_text: Float[Tensor, "samples tokens width"] | None = None
+    negative_text: Float[Tensor, "samples negatives width"] | None = None
     """What guidance leads away from; None: the empty prompt."""
     negative_pooled: Float[Tensor, "samples pooled"] | None = None
+    attributes: Float[Tensor, "samples H W"] | None = None
+    """Of ``Sampling.restore``: in latents, 1 where hair, glasses or another attribute is to follow
+    the prompt; None: everywhere. After FreeCure (arXiv:2411.15277), which knows these places from a
+    face parser and lets self-attention look at the prediction without identity there; here both
+    predictions are blended, which needs no layer of the network."""
     source: Float[Tensor, "samples C H W"] | None = None
     """Latents of pictures to edit; see ``Sampling.strength``. None: draw from nothing."""
     mask: Float[Tensor, "samples H W"] | None = None
@@ -123,7 +142,17 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def trainable(self) -> dict[str, nn.Parameter]:
-        """Name the weights that the optimiser may move."""
+        """Name the weights that are learnt, and that an export holds."""
+
+    def optimised(self) -> dict[str, nn.Parameter]:
+        """Name all that the optimiser moves and a checkpoint holds.
+
+        Beside ``trainable`` that is what the objective's own networks learn, such as an adversary:
+        ``generate`` has no use for it.
+        """
+        objective = getattr(self, "objective", None)
+        own = objective.trainable() if objective is not None else {}
+        return self.trainable() | {f"objective.{name}": weight for name, weight in own.items()}
 
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Tensor]:

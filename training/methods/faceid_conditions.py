@@ -84,7 +84,7 @@ class FaceIDConditions(nn.Module):
         """
         super().__init__()
         self.method, self.features = method, features
-        self.looks = method.kind == "ip_adapter_faceid" and method.variant == "plus"
+        self.looks = method.takes_image
         """Whether the image encoder's states are given beside each vector."""
         tokens, held = features.text_shape[0], read_empty(folder)
         if tokens and not {"text", *(["pooled"] if features.pooled_dim else [])} <= held.keys():
@@ -121,7 +121,7 @@ class FaceIDConditions(nn.Module):
         faces = faces if faces.ndim == 3 else faces[:, None]
         if self.looks:
             if image is None:
-                raise BadValue("condition.image", None, "`plus` looks at the reference faces too.")
+                raise BadValue("condition.image", None, "it looks at the reference faces too.")
             states = image.to(faces).reshape(*faces.shape[:2], -1)
             faces = torch.cat([faces, states], dim=2)
         if text is not None and not self.features.text_shape[0]:
