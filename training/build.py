@@ -10,12 +10,26 @@ from training.exports import read_export
 from training.features import Features, Prepared
 from training.method import Method
 from training.settings import TrainRecipe
+from training.subject import training_samples
 
 METHODS = {
     "base": "training.methods.base:BaseGenerator",
     "arc2face": "training.methods.arc2face:Arc2Face",
+    "consistent_id": "training.methods.consistent_id:ConsistentID",
+    "fast_composer": "training.methods.fast_composer:FastComposer",
     "instant_id": "training.methods.instant_id:InstantID",
     "ip_adapter_faceid": "training.methods.ip_adapter_faceid:IPAdapterFaceID",
+    "photo_verse": "training.methods.photo_verse:PhotoVerse",
+    "w_plus": "training.methods.w_plus:WPlusAdapter",
+    "lora": "training.methods.lora:SubjectLoRA",
+    "dis_booth": "training.methods.dis_booth:DisBooth",
+    "pva": "training.methods.pva:PVA",
+    "sefi_ide": "training.methods.sefi_ide:SefiIDE",
+    "stable_identity": "training.methods.stable_identity:StableIdentity",
+    "infinite_id": "training.methods.infinite_id:InfiniteID",
+    "face_chain_fact": "training.methods.face_chain_fact:FaceChainFact",
+    "dp_adapter": "training.methods.dp_adapter:DPAdapter",
+    "uni_id": "training.methods.uni_id:UniID",
 }
 """Every kind of method, with its class; each is imported only when it is asked for."""
 
@@ -39,8 +53,9 @@ def build(recipe: TrainRecipe) -> Job:
         raise BadValue("data.path", "", "name the folder that `visage prepare` wrote.")
     folder = Path(recipe.data.path)
     prepared = Prepared(folder)
-    train, _ = prepared.split(recipe.data.heldout_share)
-    return Job(make_method(recipe, prepared), Batches(prepared, train, recipe), prepared)
+    train, others = training_samples(prepared, recipe)
+    method = make_method(recipe, prepared)
+    return Job(method, Batches(prepared, train, recipe, others), prepared)
 
 
 def make_method(recipe: TrainRecipe, prepared: Prepared) -> Method:

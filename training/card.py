@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 
 from infra.configuration import to_yaml
+from training.card_adapters import ADAPTER_KINDS, adapter_loading
+from training.card_research import RESEARCH_KINDS, research_loading
+from training.card_subject import SUBJECT_KINDS, subject_loading
 from training.features import Features
 from training.settings import TrainRecipe
 
@@ -22,7 +25,7 @@ _KINDS = {
     ("ip_adapter_faceid", "portrait"): (
         "IP-Adapter-FaceID-Portrait: identity tokens of several faces for a frozen base"
     ),
-}
+} | ADAPTER_KINDS | RESEARCH_KINDS | SUBJECT_KINDS
 
 _BASES = {"base": "itself", "arc2face": "itself, which began as `{}`"}
 
@@ -148,7 +151,13 @@ def card(
 def _loading(recipe: TrainRecipe) -> str:
     """Say how to load it, in code that runs."""
     method = recipe.method
+    if (method.kind, "") in SUBJECT_KINDS:
+        return subject_loading(recipe)
     visage = f"In Visage, with raw `identity` vectors (samples x numbers):\n\n{_DRAW}"
+    if (method.kind, "") in ADAPTER_KINDS:
+        return adapter_loading(recipe, visage)
+    if (method.kind, "") in RESEARCH_KINDS:
+        return research_loading(recipe, visage)
     if method.kind == "base":
         return f"{visage}\n\nThe network alone, in diffusers:\n\n{_UNET}"
     if method.kind == "arc2face":

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from infra.errors import BadValue
@@ -30,13 +30,31 @@ class Batches:
     """
 
     def __init__(
-        self, prepared: Prepared, samples: Int64[np.ndarray, " samples"], recipe: TrainRecipe
+        self,
+        prepared: Prepared,
+        samples: Int64[np.ndarray, " samples"],
+        recipe: TrainRecipe,
+        others: Int64[np.ndarray, " others"] | None = None,
     ) -> None:
+        """Put samples in their order.
+
+        Args:
+            prepared: What they are of.
+            samples: What is trained on.
+            recipe: Says how much at once, and what the draws follow from.
+            others: Of a subject's class: ``data.prior_share`` of every batch is theirs.
+
+        Raises:
+            BadValue: There is nothing to train on, or nobody of the class in a shape of picture.
+        """
         if len(samples) == 0:
             raise BadValue("data.path", str(prepared.folder), "it holds no samples to train on.")
         self.prepared, self.samples, self.recipe = prepared, samples, recipe
         self._photos: dict[str, list[int]] = defaultdict(list)
-        for sample in samples.tolist():
+        self._others: dict[int, Int64[np.ndarray, " others"]] = {}
+        if recipe.data.prior_share:
+            self._others = _by_bucket(prepared, samples, others)
+        for sample in np.concatenate([samples, *self._others.values()]).tolist():
             self._photos[prepared.people[sample]].append(sample)
         self._order = Order(samples, prepared.buckets[samples], recipe.batch, recipe.seed)
         # All reading happens on this thread. Its number of threads is its own, as in torch's
@@ -57,8 +75,8 @@ class Batches:
         """Read all microbatches of one worker in one step."""
         share = self.recipe.batch // world
         mine = slice(rank * share, (rank + 1) * share)
-        targets = self._order.at(step)[mine]
         positions = np.arange(self.recipe.batch)[mine] + step * self.recipe.batch
+        targets = self._with_others(self._order.at(step)[mine], positions)
         size = min(self.recipe.microbatch, share)
         return [
             self._read(targets[at : at + size], positions[at : at + size])
@@ -77,12 +95,35 @@ class Batches:
             if name in there:
                 batch[name] = self.prepared.read(name, references)
         batch["target_identity"] = self.prepared.read("identity", targets)
+        if self.recipe.data.subject:
+            batch["is_prior"] = torch.from_numpy(self._of_others(positions))
+        all_of_them = self.recipe.steps * self.recipe.batch
+        batch["progress"] = torch.from_numpy(positions / all_of_them).float()
         return batch | self._draw(positions, batch["latents"].shape[1:])
 
+    def _of_others(self, positions: Int64[np.ndarray, " batch"]) -> Bool[np.ndarray, " batch"]:
+        """Say at which positions somebody of the class comes: evenly, a share of any stretch."""
+        share = self.recipe.data.prior_share
+        return np.floor((positions + 1) * share) > np.floor(positions * share)
+
+    def _with_others(
+        self, targets: Int64[np.ndarray, " batch"], positions: Int64[np.ndarray, " batch"]
+    ) -> Int64[np.ndarray, " batch"]:
+        """Put somebody of the class, in the same shape of picture, where one is to come."""
+        for at in np.flatnonzero(self._of_others(positions)):
+            pool = self._others[int(self.prepared.buckets[targets[at]])]
+            rng = np.random.default_rng([self.recipe.seed, 4, int(positions[at])])
+            targets[at] = pool[int(rng.integers(len(pool)))]
+        return targets
+
     def _reference(self, target: int, position: int) -> int:
-        """Choose another photograph of the same person; a single one refers to itself."""
-        photos = self._photos[self.prepared.people[target]]
-        if len(photos) == 1:
+        """Choose a photograph that the target is paired with, or any other of the same person.
+
+        A single one refers to itself.
+        """
+        person = self.prepared.people[target]
+        photos = self.prepared.references.get(target) or self._photos[person]
+        if photos == [target]:
             return target
         rng = np.random.default_rng([self.recipe.seed, 1, position])
         others = [photo for photo in photos if photo != target]
@@ -102,3 +143,21 @@ class Batches:
             "time": torch.stack(times),
             "drop": torch.stack(drops),
         }
+
+
+def _by_bucket(
+    prepared: Prepared,
+    samples: Int64[np.ndarray, " samples"],
+    others: Int64[np.ndarray, " others"] | None,
+) -> dict[int, Int64[np.ndarray, " others"]]:
+    """Sort the class by shape of picture, for those shapes that the subject's pictures have."""
+    others = samples[:0] if others is None else others
+    wanted = np.unique(prepared.buckets[samples]).tolist()
+    sorted_ = {bucket: others[prepared.buckets[others] == bucket] for bucket in wanted}
+    if lacking := [bucket for bucket, pool in sorted_.items() if len(pool) == 0]:
+        raise BadValue(
+            "data.prior_share",
+            len(others),
+            f"nobody else has a picture in the shape of bucket {lacking[0]}; prepare one aspect.",
+        )
+    return sorted_

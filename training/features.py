@@ -3,7 +3,8 @@
 A folder holds ``features.json`` (a ``Features``), ``index.parquet`` (one row per sample: ``id``,
 ``person``, ``caption``, ``shard``, ``row``) and ``shards/shard-00000.safetensors``, each with one
 tensor per feature whose first axis is the rows. Safetensors are mapped into memory: a row is read
-without reading the shard.
+without reading the shard. Where photographs were paired there is ``pairs.parquet``: ids of samples,
+``reference`` and ``target``.
 
 With aspect buckets pictures differ in shape, so ``latents`` and ``mask`` are held once per bucket,
 as ``latents.0``, ``latents.1``, ...; the index then also says ``bucket`` and ``place``, the row in
@@ -12,6 +13,7 @@ these. With an encoder there is ``empty.safetensors``: what it says of the empty
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +31,7 @@ from torch import Tensor
 from infra.errors import UnreadableSource
 
 EMPTY_FILE = "empty.safetensors"
+PAIRS_FILE = "pairs.parquet"
 SHAPED = ("latents", "mask")
 """Features whose shape differs between aspect buckets."""
 
@@ -64,6 +67,9 @@ class Features:
     """Reference of what made ``image``; empty where there is none."""
     latent_shapes: tuple[tuple[int, int, int], ...] = ()
     """One latent shape per aspect bucket; empty: all latents have ``latent_shape``."""
+    pairs: str = ""
+    """Digest of the pairs that say which photograph is shown for which; empty where any other of
+    the same person is."""
     weights: dict[str, str] = field(default_factory=dict)
     """What stood behind each reference: sha256 of ``file:`` weights, ``random:<preset>#<seed>``."""
 
@@ -125,6 +131,18 @@ class Prepared:
         """The features that every sample has."""
         with safe_open(self._path(int(self._shards[0])), framework="pt") as held:
             return frozenset(name.partition(".")[0] for name in held.keys())  # noqa: SIM118
+
+    @cached_property
+    def references(self) -> dict[int, list[int]]:
+        """The samples that each is paired with, ascending; of those that are in a pair."""
+        path = self.folder / PAIRS_FILE
+        if not self.features.pairs or not path.exists():
+            return {}
+        rows, number = pq.read_table(path), {id_: n for n, id_ in enumerate(self.ids)}
+        found: dict[int, list[int]] = {}
+        for a, b in zip(*(rows[name].to_pylist() for name in ("reference", "target")), strict=True):
+            found.setdefault(number[b], []).append(number[a])
+        return {target: sorted(shown) for target, shown in found.items()}
 
     def read(self, name: str, samples: Int64[np.ndarray, " samples"]) -> Tensor:
         """Return one feature of some samples, stacked, as float32.
@@ -196,3 +214,18 @@ def write_index(folder: Path, rows: list[dict[str, object]]) -> None:
     beside = folder / "index.parquet.part"
     pq.write_table(pa.Table.from_pylist(rows), beside)
     beside.replace(folder / "index.parquet")
+
+
+def write_pairs(folder: Path, pairs: Sequence[tuple[str, str]]) -> None:
+    """Write ``pairs.parquet``, whole or not at all; none, where there are no pairs.
+
+    Args:
+        folder: Of the features.
+        pairs: Ids of reference and target.
+    """
+    (folder / PAIRS_FILE).unlink(missing_ok=True)
+    if pairs:
+        columns = {n: [pair[at] for pair in pairs] for at, n in enumerate(("reference", "target"))}
+        beside = folder / f"{PAIRS_FILE}.part"
+        pq.write_table(pa.table(columns), beside)
+        beside.replace(folder / PAIRS_FILE)

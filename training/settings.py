@@ -7,6 +7,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from infra.errors import BadValue
+from training.loss_settings import LossSettings as LossSettings
+
+LOOKING = ("consistent_id", "fast_composer", "photo_verse", "infinite_id", "face_chain_fact",
+           "uni_id")  # fmt: skip
+"""Kinds of method that look at the reference faces' images too."""
+PER_SUBJECT = ("dis_booth", "lora", "sefi_ide", "stable_identity")
+"""Kinds of method that are tuned to one person."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,10 +24,17 @@ class DataSettings:
     """Folder that `visage prepare` wrote: features.json, index.parquet, shards."""
     heldout_share: float = 0.2
     """Share of the people that training never sees, chosen by their names' hashes."""
+    subject: str = ""
+    """Whose photographs are trained on, by the name in the corpus; empty: everybody's."""
+    prior_share: float = 0.0
+    """With a subject: share of the samples that show other people, the class that tuning must not
+    forget; see losses.prior."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.heldout_share < 1:
             raise BadValue("data.heldout_share", self.heldout_share, "give 0 up to below 1.")
+        if not 0 <= self.prior_share < 1:
+            raise BadValue("data.prior_share", self.prior_share, "give 0 up to below 1.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,19 +55,36 @@ class BaseModelSettings:
 class MethodSettings:
     """How the model learns an identity."""
 
-    kind: Literal["base", "arc2face", "instant_id", "ip_adapter_faceid"] = "ip_adapter_faceid"
+    kind: Literal[
+        "base", "arc2face", "instant_id", "ip_adapter_faceid", "consistent_id", "fast_composer",
+        "photo_verse", "w_plus", "infinite_id", "face_chain_fact", "dp_adapter", "uni_id", "lora",
+        "dis_booth", "stable_identity", "sefi_ide", "pva",
+    ] = "ip_adapter_faceid"  # fmt: skip
     """base: a small network from scratch; ip_adapter_faceid: an adapter on a frozen base;
     instant_id: one with a ControlNet on landmarks (published with tokens 16, identity_norm raw);
-    arc2face: all of Stable Diffusion 1.5, told a person in place of a prompt."""
+    arc2face: all of Stable Diffusion 1.5, told a person in place of a prompt; consistent_id: parts
+    of the face fused into words; fast_composer: faces fused into words; photo_verse: pseudo-words
+    and a branch for the image; w_plus: a latent space like StyleGAN's; infinite_id: learnt without
+    text; face_chain_fact: attention of its own between those of the base; dp_adapter: one adapter
+    for the face and one for the rest; uni_id: an adapter and words of the prompt. Tuned to one
+    person, see data.subject: lora; dis_booth: a LoRA apart from all else; stable_identity: a name;
+    sefi_ide: a word with a meaning for each stage of the drawing; pva: a face for a hole."""
     variant: Literal["faceid", "plus", "portrait"] = "faceid"
     """ip_adapter_faceid: `plus` also looks at the reference face's image (prepared with an image
     encoder); `portrait` takes several reference faces, 16 tokens each as published, no LoRA."""
     tokens: int = 4
-    """base, ip_adapter_faceid, instant_id: identity tokens that the vector is projected to."""
+    """base, ip_adapter_faceid, instant_id: identity tokens that the vector is projected to;
+    photo_verse: pseudo-words, and as many tokens of the image; stable_identity: 2, a name's;
+    sefi_ide: of the word."""
     shortcut: bool = True
     """plus: add the image's part to the identity tokens (V2) instead of replacing them (V1)."""
     lora_rank: int = 0
-    """ip_adapter_faceid: rank of the LoRA on all attention layers (128 in the paper); 0: none."""
+    """ip_adapter_faceid, consistent_id: rank of the LoRA on all attention layers (128 in the
+    papers); lora, dis_booth: the same (4 as published); photo_verse: on keys and values of
+    cross-attention; 0: none."""
+    sparsity: float = 0.0
+    """photo_verse: weight of the mean size of a pseudo-word's numbers, and a tenth of it that of
+    the image branch's values; 0.01 as published."""
     width: int = 96
     """base: channels of the first level."""
     condition: Literal["identity", "none"] = "identity"
@@ -62,39 +93,60 @@ class MethodSettings:
     identity_norm: Literal["raw", "unit", "standard"] = "unit"
     """What the encoder's raw vector becomes: itself, unit length (ArcFace's habit), or
     standardised by the corpus' mean and deviation (dlib's vectors are crowded)."""
+    curriculum: float = 0.0
+    """face_chain_fact: share of the run in which the shares of dropped conditions grow from 0 to
+    what `drop` says."""
+    region_weight: float = 0.1
+    """dp_adapter: weight of the loss by which each layer learns where the face is."""
+    text_tokens: int = 3
+    """uni_id: tokens of identity that are put into the prompt."""
+    prompt: str = "a photo of a {}"
+    """Of per-subject tuning: what pictures are learnt as, with one of these words in it."""
+    subject_word: str = "sks person"
+    """How the subject is called; a rare word and the class, or a placeholder such as `<person>`
+    where tokens are learnt."""
+    class_word: str = "person"
+    """How everybody else of the class is called."""
+    start: str = ""
+    """pva: the export of a run over many people that tuning to one begins at, `file:<folder>`."""
+    face_attention: float = 0.003
+    """sefi_ide: weight of the loss that lets the word look where the class' word would."""
 
     def __post_init__(self) -> None:
         if self.tokens < 1:
             raise BadValue("method.tokens", self.tokens, "give 1 or more.")
         if self.variant == "plus" and self.tokens != 4:
             raise BadValue("method.tokens", self.tokens, "`plus` is published with 4.")
+        if self.sparsity < 0:
+            raise BadValue("method.sparsity", self.sparsity, "give 0 or more.")
         if self.variant == "portrait" and self.lora_rank:
             raise BadValue("method.lora_rank", self.lora_rank, "`portrait` is published without.")
+
+        if not 0 <= self.curriculum <= 1:
+            raise BadValue("method.curriculum", self.curriculum, "give a share, 0 to 1.")
+        if self.region_weight < 0:
+            raise BadValue("method.region_weight", self.region_weight, "give 0 or more.")
+        if self.text_tokens < 1:
+            raise BadValue("method.text_tokens", self.text_tokens, "give 1 or more.")
+        if self.prompt.count("{}") != 1:
+            raise BadValue("method.prompt", self.prompt, "put {} where the word is to be, once.")
+
+    @property
+    def per_subject(self) -> bool:
+        """Whether it learns one person, who is then in its weights."""
+        return self.kind in PER_SUBJECT
+
+    @property
+    def takes_image(self) -> bool:
+        """Whether it is told the image encoder's states of the reference faces."""
+        if self.kind == "ip_adapter_faceid":
+            return self.variant == "plus"
+        return self.kind in LOOKING
 
     @property
     def takes_text(self) -> bool:
         """Whether a picture is also asked for in words."""
         return self.kind not in ("base", "arc2face")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LossSettings:
-    """Which losses, and how much of each."""
-
-    mse: float = 1.0
-    masked: float = 0.0
-    """MSE inside the face mask only, per sample normalised by its area."""
-    identity: float = 0.0
-    """Distance of the one-step clean picture's identity to the target's, of samples that are more
-    signal than noise."""
-    min_snr_gamma: float = 0.0
-    """Clip of the signal-to-noise weight (arXiv:2303.09556 uses 5); 0: unweighted."""
-
-    def __post_init__(self) -> None:
-        if min(self.mse, self.masked, self.identity, self.min_snr_gamma) < 0:
-            raise BadValue("losses", self, "weights are 0 or more.")
-        if self.mse == self.masked == self.identity == 0:
-            raise BadValue("losses", self, "at least one weight must be above 0.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -189,6 +241,9 @@ class TrainRecipe:
         for name in ("steps", "batch", "microbatch", "log_every", "save_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise BadValue(name, getattr(self, name), "give 1 or more.")
+        if self.validate_people and self.method.per_subject:
+            cure = f"{self.method.kind} learns one person; set it to 0."
+            raise BadValue("validate_people", self.validate_people, cure)
         if self.batch % self.scale.workers:
             raise BadValue(
                 "batch", self.batch, f"give a multiple of scale.workers ({self.scale.workers})."

@@ -67,6 +67,12 @@ def test_another_seed_draws_otherwise(batches):
     assert not a["noise"].equal(b["noise"])
 
 
+def test_each_sample_says_how_far_the_run_is(batches):
+    made = batches(microbatch=8, steps=4)
+    told = torch.cat([batch["progress"] for step in range(4) for batch in made.micro(step)])
+    assert told.equal(torch.arange(len(told)) / len(told))
+
+
 def test_nothing_to_train_on_is_refused(features):
     with pytest.raises(BadValue, match="no samples"):
         Batches(Prepared(features), np.array([], dtype=np.int64), tiny())

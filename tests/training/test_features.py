@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -8,7 +9,7 @@ from safetensors.torch import load_file
 
 from infra.errors import UnreadableSource
 from tests.training.conftest import write_features
-from training.features import Features, Prepared
+from training.features import Features, Prepared, write_pairs
 
 SHAPES = ((4, 8, 8), (4, 6, 10))
 
@@ -78,11 +79,22 @@ def test_features_are_read_as_they_were_written(tmp_path):
     assert Features.read(tmp_path / "t") == written
 
 
+def test_a_photograph_knows_which_ones_it_is_paired_with(features):
+    assert Prepared(features).references == {}
+    write_pairs(features, [("0006", "0000"), ("0012", "0000"), ("0000", "0006")])
+    assert Prepared(features).references == {}, "these features are not said to have pairs"
+    replace(Features.read(features), pairs="1f").write(features)
+    assert Prepared(features).references == {0: [6, 12], 6: [0]}
+    write_pairs(features, [])
+    assert Prepared(features).references == {}
+    assert not (features / "pairs.parquet").exists()
+
+
 def test_a_folder_of_before_there_were_buckets_and_encoders_is_still_read(features):
     path = features / "features.json"
     held = json.loads(path.read_text())
     for new in ("pooled_dim", "text_encoder", "image_shape", "image_encoder", "latent_shapes",
-                "weights"):  # fmt: skip
+                "weights", "pairs"):  # fmt: skip
         del held[new]
     path.write_text(json.dumps(held))
     index = pq.read_table(features / "index.parquet").drop(["bucket", "place"])

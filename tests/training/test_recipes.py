@@ -33,6 +33,7 @@ def test_an_unknown_recipe_gets_a_suggestion():
         lambda: DataSettings(heldout_share=1.0),
         lambda: LossSettings(mse=0.0),
         lambda: LossSettings(identity=-1.0),
+        lambda: LossSettings(reward_steps=2, reward_gradient_steps=3),
         lambda: DropSettings(identity=0.9, text=0.2),
     ],
 )

@@ -24,14 +24,41 @@ from training.settings import (
 KINDS = {
     "instant_id": MethodSettings(kind="instant_id", tokens=16, identity_norm="raw"),
     "arc2face": MethodSettings(kind="arc2face"),
+    "consistent_id": MethodSettings(kind="consistent_id", lora_rank=4),
+    "fast_composer": MethodSettings(kind="fast_composer"),
+    "photo_verse": MethodSettings(kind="photo_verse", lora_rank=4, sparsity=0.01),
+    "w_plus": MethodSettings(kind="w_plus"),
+    "infinite_id": MethodSettings(kind="infinite_id"),
+    "face_chain_fact": MethodSettings(kind="face_chain_fact"),
+    "dp_adapter": MethodSettings(kind="dp_adapter"),
+    "uni_id": MethodSettings(kind="uni_id", text_tokens=2),
 }
-EVERY = pytest.mark.parametrize("kind", KINDS)
+PARTS = {
+    "instant_id": {"unet", "resampler", "controlnet"},
+    "arc2face": {"unet", "encoder"},
+    "consistent_id": {"unet", "projection", "facial_encoder"},
+    "fast_composer": {"unet", "object_norm", "object_projection", "fuser"},
+    "photo_verse": {"unet", "text_adapter", "image_adapter"},
+    "w_plus": {"unet", "mapper", "tokens"},
+    "infinite_id": {"unet", "image_proj"},
+    "face_chain_fact": {"unet", "tokens"},
+    "dp_adapter": {"unet", "image_proj"},
+    "uni_id": {"unet", "text_branch", "adapter_branch"},
+}
+SELDOM = ("consistent_id", "photo_verse", "w_plus", "infinite_id", "dp_adapter", "uni_id")
+"""Kinds whose parts are like others': only in the slow tests."""
+EVERY = pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=[pytest.mark.slow] * (kind in SELDOM)) for kind in KINDS],
+)
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     home = tmp_path_factory.mktemp("methods")
-    write_features(home / "features", shape=(4, 16, 16), codec="random:tiny-sd", text=(5, 32))
+    write_features(
+        home / "features", shape=(4, 16, 16), codec="random:tiny-sd", text=(5, 32), image=(5, 24)
+    )
     return home
 
 
@@ -62,9 +89,7 @@ def test_all_that_is_trained_comes_back_at_resume(home, tmp_path, kind):
     assert first["losses"] + rest["losses"] == pytest.approx(whole["losses"], abs=1e-6)
     assert apart(rest["weights"], whole["weights"]) < 1e-6
     moved = {name for name, w in first["weights"].items() if (w != whole["weights"][name]).any()}
-    assert {name.partition(".")[0] for name in moved} == {
-        "instant_id": {"unet", "resampler", "controlnet"}, "arc2face": {"unet", "encoder"},
-    }[kind]  # fmt: skip
+    assert {name.partition(".")[0] for name in moved} == PARTS[kind]
 
 
 @EVERY
@@ -81,7 +106,8 @@ def test_a_checkpoint_s_export_draws(home, tmp_path, kind):
     train(recipe(home, kind), tmp_path)
     method = load_export(latest(tmp_path) / "export")
     rng = torch.Generator().manual_seed(0)
-    drawn = method.generate(Condition(torch.ones(1, 8)), rng, Sampling(steps=2))
+    image = torch.ones(1, 5, 24) if method.recipe.method.takes_image else None
+    drawn = method.generate(Condition(torch.ones(1, 8), image=image), rng, Sampling(steps=2))
     assert drawn.shape == (1, 3, 64, 64)
 
 
@@ -94,7 +120,22 @@ def pair(home):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "stage"), [("instant_id", 0), ("instant_id", 3), ("arc2face", 2)])
+@pytest.mark.parametrize(
+    ("kind", "stage"),
+    [
+        ("instant_id", 0),
+        ("instant_id", 3),
+        ("arc2face", 2),
+        ("consistent_id", 0),
+        ("fast_composer", 2),
+        ("photo_verse", 0),
+        ("w_plus", 3),
+        ("infinite_id", 0),
+        ("face_chain_fact", 3),
+        ("dp_adapter", 2),
+        ("uni_id", 0),
+    ],
+)
 def test_two_workers_have_the_losses_of_one(home, pair, tmp_path, kind, stage):
     ours = recipe(home, kind)
     alone = train(ours, tmp_path / "alone")
