@@ -113,6 +113,7 @@ def curate(
             from pipelines.people import exported, find_identities, home_of, read_mains
             from pipelines.rows import map_rows
             from pipelines.seed import seed
+            from pipelines.shards import hands
             from stages.keep import Keep
             from stages.people.thresholds import grouping_points
 
@@ -185,7 +186,9 @@ def curate(
             )
             decided = run.do(
                 "dedupe",
-                lambda target: dedupe(run.data(judged), recipe.dedupe, target, run.data(ingested)),
+                lambda target: dedupe(
+                    run.data(judged), recipe.dedupe, target, run.data(ingested), hands(cpus)
+                ),
                 settings={"dedupe": recipe.dedupe},
                 inputs=[judged.output],
             )
@@ -200,6 +203,7 @@ def curate(
                     target,
                     run.folder / "people",
                     benchmark,
+                    hands(cpus),
                 ),
                 settings={"people": recipe.people},
                 inputs=[*run.ingested(ingested), decided.output, benchmark_digest],

@@ -22,74 +22,91 @@ For d = 31: 11 bands of 23 or 24 bits, 264 to 267 table entries per hash. Among 
 hashes with mirrors, of 2e12 pairs 1.3e9 meet and 1e7 are compared in full. Hashes of photographs of
 faces are less than random: on Labeled Faces in the Wild 2.4 times as many meet.
 
+A shard is one band's table, or a slice of it where there are many hashes: it needs the hashes
+alone, and what it finds depends on no other shard.
+
 References:
     Norouzi, Punjani, Fleet, "Fast Exact Search in Hamming Space with Multi-Index Hashing", TPAMI
     2014 (bands within a radius); Qin, Xiao, "Pigeonring", PVLDB 12(1), 2018 (the second condition).
 """
 
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from typing import NamedTuple
 
-import faiss
 import numpy as np
-from jaxtyping import UInt32
 
 from stages.copies.looks import Groups, Looks, Pairs, compare_all
-from stages.copies.tables import MAX_VALUE_BITS, Table
+from stages.copies.tables import MAX_SLICES, Table
+from stages.spread import HERE, Spread
 
 MAX_BANDED_DISTANCE = 47
 """Beyond, bands would be narrower than 16 bits: too many would meet by chance."""
 MIN_BANDED_ROWS = 8192
 """Fewer are sooner compared all."""
 _MIN_BANDS = 8
+_ENTRIES_PER_SLICE = 1 << 21
+"""Every slice sorts its band's whole table, so a slice should be worth more than that."""
 _JOINED_AT_ONCE = 1 << 14
 
 
-def join_near(looks: Looks, max_distance: int, groups: Groups) -> None:
+class Slice(NamedTuple):
+    """What one shard looks through."""
+
+    band: int
+    number: int
+    """Which part of the band's values, of ``slices`` equal ones."""
+    slices: int
+
+
+def join_near(looks: Looks, max_distance: int, groups: Groups, spread: Spread = HERE) -> None:
     """Join all pictures within a distance, the quicker of two ways; both give the same groups.
 
     Args:
         looks: The hashes.
         max_distance: Most bits that may differ, of 256. PDQ's authors suggest 31.
         groups: Of the same rows; changed in place.
+        spread: Who looks.
     """
     banded = len(looks) >= MIN_BANDED_ROWS and max_distance <= MAX_BANDED_DISTANCE
-    (compare_banded if banded else compare_all)(looks, max_distance, groups)
+    (compare_banded if banded else compare_all)(looks, max_distance, groups, spread=spread)
 
 
-def compare_banded(looks: Looks, max_distance: int, groups: Groups) -> None:
-    """Join all pictures within a distance of at most 47 bits, by bands."""
+def compare_banded(
+    looks: Looks,
+    max_distance: int,
+    groups: Groups,
+    spread: Spread = HERE,
+    slices: int = 0,
+) -> None:
+    """Join all pictures within a distance of at most 47 bits, by bands.
+
+    Args:
+        looks: The hashes.
+        max_distance: Most bits that may differ.
+        groups: Of the same rows; changed in place.
+        spread: Who looks.
+        slices: Of every band, a power of two up to ``MAX_SLICES``; 0: by the number of hashes. The
+            groups are the same whatever it is.
+    """
     bands = max(_MIN_BANDS, max_distance // 3 + 1)
-    values = band_values(looks, bands)
-    threads = faiss.omp_get_max_threads()  # as many as comparing all would take
-    with ThreadPoolExecutor(threads) as pool:
-        for band in range(bands):
-            table = Table(looks, values, band, max_distance)
-            parts = list(table.parts())
-            found: list[Pairs] = []
-            for start in range(0, len(parts), threads):
-                search = partial(table.search, groups=groups)
-                for pairs, crowd in list(pool.map(search, parts[start : start + threads])):
-                    found.append(pairs)
-                    # Joining costs a pass over all rows, so not for a few pairs; but what is
-                    # joined is not found again.
-                    if len(crowd.ends) or sum(map(len, found)) > _JOINED_AT_ONCE:
-                        groups.join(np.concatenate(found))
-                        found = []
-                        table.join_crowd(crowd, groups)
-            groups.join(np.concatenate([np.empty((0, 2), np.int64), *found]))
+    wanted = 1 << (len(looks.words) // _ENTRIES_PER_SLICE).bit_length()
+    slices = slices or min(wanted, MAX_SLICES)
+    shards = [Slice(band, number, slices) for band in range(bands) for number in range(slices)]
+    groups.join_all(spread(near_in_slice, shards, looks, bands, max_distance))
 
 
-def band_values(looks: Looks, bands: int) -> UInt32[np.ndarray, "bands entries"]:
-    """Deal the bits of every hash out to bands; return the first 24 bits, at most, of each."""
-    hashes = looks.words.view(np.uint8)
-    values = np.zeros((bands, len(hashes)), np.uint32)
-    for start in range(0, len(hashes), 1 << 16):
-        bits = np.unpackbits(hashes[start : start + (1 << 16)], axis=1)
-        for band in range(bands):
-            dealt = bits[:, band::bands][:, :MAX_VALUE_BITS]
-            some = values[band, start : start + len(bits)]
-            for byte in np.packbits(dealt, axis=1).T:
-                some[:] = some << np.uint32(8) | byte
-            some >>= np.uint32(-dealt.shape[1] % 8)  # packbits fills up with zeros
-    return values
+def near_in_slice(shard: Slice, looks: Looks, bands: int, max_distance: int) -> Pairs:
+    """Link the near pictures that meet in one slice of a band: the work of one shard."""
+    groups = Groups(len(looks))
+    table = Table(looks, shard.band, bands, max_distance)
+    found: list[Pairs] = []
+    for part in table.parts(shard.number, shard.slices):
+        pairs, crowd = table.search(part, groups)
+        found.append(pairs)
+        # Joining costs a pass over all rows, so not for a few pairs; but what is joined is not
+        # found again.
+        if len(crowd.ends) or sum(map(len, found)) > _JOINED_AT_ONCE:
+            groups.join(np.concatenate(found))
+            found = []
+            table.join_crowd(crowd, groups)
+    groups.join(np.concatenate([np.empty((0, 2), np.int64), *found]))
+    return groups.links()

@@ -9,6 +9,7 @@ from stages.copies.bands import join_near
 from stages.copies.looks import Groups, Looks
 from stages.copies.semantic import Points, join_alike, present
 from stages.copies.settings import DedupeSettings
+from stages.spread import HERE, Spread
 
 COMPARED = [
     "id", "sha256", "pdq", "pdq_mirror", "pdq_quality", "width_px", "height_px",
@@ -19,7 +20,10 @@ FOUND = pa.schema([("id", pa.string()), ("dup_of", pa.string()), ("dup_kind", pa
 
 
 def find_duplicates(
-    rows: pa.Table, settings: DedupeSettings, points: Points | None = None
+    rows: pa.Table,
+    settings: DedupeSettings,
+    points: Points | None = None,
+    spread: Spread = HERE,
 ) -> pa.Table:
     """Say of each kept row which better row it repeats.
 
@@ -35,6 +39,8 @@ def find_duplicates(
             hash, or without a picture's, is not compared by it.
         settings: When two pictures are one.
         points: An embedding per row, see ``semantic.on_grid``; None: none are compared.
+        spread: Who looks for near hashes and compares embeddings. Equal files, groups and keepers
+            are found in this process.
 
     Returns:
         Columns id, dup_of, dup_kind, one row per duplicate. The kind is exact where the bytes are
@@ -47,7 +53,7 @@ def find_duplicates(
     _join_equal(files, groups)
     clear = _clear(rows, settings)
     asked = clear[_firsts(files[clear])]  # one of each set of equal files is enough to compare
-    _join_near(rows, asked, settings, groups)
+    _join_near(rows, asked, settings, groups, spread)
     near = groups.labels
     if points is not None:
         asked = asked[present(points[order[asked]])]
@@ -58,6 +64,7 @@ def find_duplicates(
             found,
             min_cosine=settings.min_cosine,
             max_distance=settings.max_semantic_pdq_distance,
+            spread=spread,
         )
         groups.join(np.stack([asked, asked[found.labels]], axis=1))
     return _table(rows["id"], groups.labels, files, near)
@@ -117,7 +124,11 @@ def _clear(rows: pa.Table, settings: DedupeSettings) -> Int64[np.ndarray, " clea
 
 
 def _join_near(
-    rows: pa.Table, asked: Int64[np.ndarray, " asked"], settings: DedupeSettings, groups: Groups
+    rows: pa.Table,
+    asked: Int64[np.ndarray, " asked"],
+    settings: DedupeSettings,
+    groups: Groups,
+    spread: Spread,
 ) -> None:
     """Join the rows with near hashes, having joined those with equal ones."""
     looks = _looks(rows, asked, settings.mirrored)
@@ -128,7 +139,7 @@ def _join_near(
     _join_equal(codes, found)
     near = Groups(len(distinct))
     mirrors = None if looks.mirrors is None else looks.mirrors[distinct]
-    join_near(Looks(looks.plain[distinct], mirrors), settings.max_pdq_distance, near)
+    join_near(Looks(looks.plain[distinct], mirrors), settings.max_pdq_distance, near, spread)
     found.join(np.stack([distinct, distinct[near.labels]], axis=1))
     groups.join(np.stack([asked, asked[found.labels]], axis=1))
 

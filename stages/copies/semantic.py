@@ -1,6 +1,7 @@
 """Copies that hashes miss, by embeddings: SemDeDup."""
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import faiss
 import numpy as np
@@ -10,6 +11,7 @@ from jaxtyping import Bool, Float, Float32, Int16, Int64
 
 from infra.errors import BadValue
 from stages.copies.looks import Groups, Looks, Pairs
+from stages.spread import HERE, Spread
 
 GRID = 1 << 11
 """Steps per unit length to which vectors are rounded, a change of cosine of about 0.0002.
@@ -21,8 +23,10 @@ ROWS_PER_CELL = 1024
 _TRAINING_PER_CELL = 64
 _ITERATIONS = 10
 _SEED = 1
-_ROWS_AT_ONCE = 1 << 16
+_CELLS_PER_ROW = 4
+_ROWS_PER_SHARD = 1 << 16
 _COMPARED_AT_ONCE = 1 << 24
+_PAIRS_AT_ONCE = 1 << 20
 
 Points = Int16[np.ndarray, "rows dim"]
 
@@ -81,14 +85,36 @@ def present(points: Points) -> Bool[np.ndarray, " rows"]:
     return np.asarray(points.any(axis=1))
 
 
+class Cells(NamedTuple):
+    """What one shard compares: rows that lie together, cell by cell."""
+
+    rows: Int64[np.ndarray, " places"]
+    """In every cell first the rows that are nearest to it, then those that only reach into it."""
+    ends: Int64[np.ndarray, " cells"]
+    """Where each cell ends among ``rows``."""
+    own: Int64[np.ndarray, " cells"]
+    """How many of a cell's rows are nearest to it."""
+
+
 def join_alike(
-    points: Points, looks: Looks, groups: Groups, *, min_cosine: float, max_distance: int
+    points: Points,
+    looks: Looks,
+    groups: Groups,
+    *,
+    min_cosine: float,
+    max_distance: int,
+    spread: Spread = HERE,
 ) -> None:
     """Join pictures whose embeddings are nearly the same and whose hashes agree enough.
 
     Rows are put into cells by k-means, about a thousand to a cell, and compared with the others of
-    their cell. Two rows on either side of a border are not compared: unlike that of bands, the
-    recall is **not guaranteed**; but nearly equal vectors nearly always share a cell.
+    their cell. A row whose copy may lie across a border, as far as the bound on the cosine lets it,
+    is compared in that cell too, in up to four cells. Unlike that of bands, the recall is **not
+    guaranteed**, but nearly that of comparing all.
+
+    The means are learnt in one process, from 64 rows per cell. Finding each row's cells, and
+    comparing what is in them, is spread; on the grid all products are exact, so where that is done
+    decides nothing.
 
     Args:
         points: Embeddings, see ``on_grid``, of whole pictures or of main faces. Rows should stand
@@ -98,42 +124,91 @@ def join_alike(
         min_cosine: Least cosine of two embeddings.
         max_distance: Most bits, of 256, in which the hashes may differ; 256 trusts the embedding
             alone. An embedding of faces is the same for one person, so it needs this.
+        spread: Who compares.
 
     References:
         Abbas et al., "SemDeDup: Data-efficient learning at web-scale through semantic
-        deduplication", 2023, arXiv 2303.09540. There, only the embedding decides.
+        deduplication", 2023, arXiv 2303.09540. There, only the embedding decides, and a row has
+        one cell, which misses copies across a border.
     """
-    least = np.float32(np.ceil(min_cosine * GRID * GRID))
-    cells = _cells(points)
-    order = np.argsort(cells, kind="stable")
-    for members in np.split(order, np.flatnonzero(np.diff(cells[order])) + 1):
-        for pairs in _alike(points[members].astype(np.float32), least):
-            pairs = members[pairs]
-            pairs = pairs[groups.labels[pairs[:, 0]] != groups.labels[pairs[:, 1]]]
-            groups.join(pairs[looks.distances(pairs) <= max_distance])
+    least = float(np.ceil(min_cosine * GRID * GRID))
+    cells = _all_cells(points, min_cosine, spread)
+    shards: list[Cells] = []
+    first = 0
+    while first < len(cells.ends):
+        start = cells.ends[first - 1] if first else 0
+        last = int(np.searchsorted(cells.ends, start + _ROWS_PER_SHARD, "right"))
+        last = max(first + 1, last)
+        rows = cells.rows[start : cells.ends[last - 1]]
+        shards.append(Cells(rows, cells.ends[first:last] - start, cells.own[first:last]))
+        first = last
+    groups.join_all(spread(alike_in_cells, shards, points, looks, least, max_distance))
 
 
-def _cells(points: Points) -> Int64[np.ndarray, " rows"]:
-    """Number the cell of every row."""
+def _all_cells(points: Points, min_cosine: float, spread: Spread) -> Cells:
+    """Put all rows into cells."""
     rows, dim = points.shape
     cells = rows // ROWS_PER_CELL
     if cells < 2:
-        return np.zeros(rows, np.int64)
+        one = np.full(min(rows, 1), rows)
+        return Cells(np.arange(rows), one, one)
     means = faiss.Kmeans(
         dim, cells, niter=_ITERATIONS, seed=_SEED, int_centroids=True,
         max_points_per_centroid=_TRAINING_PER_CELL,
     )  # fmt: skip
     means.train(points[:: ROWS_PER_CELL // _TRAINING_PER_CELL].astype(np.float32))
-    found = [
-        means.index.search(points[start : start + _ROWS_AT_ONCE].astype(np.float32), 1)[1][:, 0]
-        for start in range(0, rows, _ROWS_AT_ONCE)
-    ]
-    return np.concatenate(found).astype(np.int64)
+    # Two rows of this cosine are so far apart. So if one is nearest to a cell, the other is at most
+    # twice that further from it than from its own nearest.
+    reach = 2 * GRID * float(np.sqrt(2 - 2 * min_cosine))
+    step = _ROWS_PER_SHARD
+    shards = [range(start, min(start + step, rows)) for start in range(0, rows, step)]
+    found = np.concatenate(list(spread(cells_of, shards, points, means.centroids, reach)))
+    row, nth = np.nonzero(found >= 0)
+    cell = found[row, nth]
+    order = np.lexsort((row, nth > 0, cell))
+    _, starts = np.unique(cell[order], return_index=True)
+    own = np.add.reduceat(nth[order] == 0, starts, dtype=np.int64)
+    return Cells(row[order], np.append(starts[1:], len(row)), own)
 
 
-def _alike(x: Float32[np.ndarray, "members dim"], least: np.float32) -> Iterator[Pairs]:
-    """Yield the pairs of members whose product is not less, some at a time."""
+def cells_of(
+    asked: range, points: Points, means: Float32[np.ndarray, "cells dim"], reach: float
+) -> Int64[np.ndarray, "asked near"]:
+    """Number the cells of some rows, nearest first, -1 out of reach: the work of one shard."""
+    some = points[asked.start : asked.stop].astype(np.float32)
+    squared, near = faiss.knn(some, means, min(_CELLS_PER_ROW, len(means)))
+    away = np.sqrt(squared, dtype=np.float64)
+    return np.where(away <= away[:, :1] + reach, near, -1).astype(np.int64)
+
+
+def alike_in_cells(
+    shard: Cells, points: Points, looks: Looks, least: float, max_distance: int
+) -> Pairs:
+    """Link the rows of some cells that are copies: the work of one shard.
+
+    Args:
+        shard: The rows.
+        points: Of all rows.
+        looks: Of all rows.
+        least: Product of two points from which they are alike.
+        max_distance: Most bits that may differ.
+    """
+    groups = Groups(len(shard.rows))
+    starts = np.append(0, shard.ends[:-1])
+    for start, end, own in zip(starts.tolist(), shard.ends.tolist(), shard.own, strict=True):
+        held = points[shard.rows[start:end]].astype(np.float32)
+        for alike in _alike(held, int(own), np.float32(least)):
+            # A crowd of equal rows makes millions of pairs: joined early, most say nothing new.
+            for at in range(0, len(alike), _PAIRS_AT_ONCE):
+                pairs = alike[at : at + _PAIRS_AT_ONCE] + start
+                pairs = pairs[groups.labels[pairs[:, 0]] != groups.labels[pairs[:, 1]]]
+                groups.join(pairs[looks.distances(shard.rows[pairs]) <= max_distance])
+    return np.asarray(shard.rows[groups.links()])
+
+
+def _alike(x: Float32[np.ndarray, "members dim"], own: int, least: np.float32) -> Iterator[Pairs]:
+    """Yield the pairs of members, one of the first ``own``, whose product is not less."""
     step = max(1, _COMPARED_AT_ONCE // max(1, len(x)))
-    for start in range(0, len(x), step):
-        first, second = np.nonzero(x[start : start + step] @ x[start:].T >= least)
+    for start in range(0, own, step):
+        first, second = np.nonzero(x[start : min(start + step, own)] @ x[start:].T >= least)
         yield np.stack([first, second], axis=1)[second > first] + start

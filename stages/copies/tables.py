@@ -10,6 +10,8 @@ from stages.copies.looks import HASH_BITS, Groups, Looks, Pairs
 
 MAX_VALUE_BITS = 24
 """Bits of a band that are looked at; what holds for the band holds for some of its bits."""
+MAX_SLICES = 1 << 8
+"""Slices of a table, at most: the narrowest bands are of 16 bits."""
 _KEY_BITS = 16
 """Bits by which a part of a table is sorted: numpy sorts numbers of 16 bits by radix."""
 _MAX_PART_KEYS = 1 << 19
@@ -35,28 +37,29 @@ class Crowd(NamedTuple):
 class Table:
     """One band's values, sorted, with the entries that have them and their values in the next."""
 
-    def __init__(
-        self,
-        looks: Looks,
-        values: UInt32[np.ndarray, "bands entries"],
-        band: int,
-        max_distance: int,
-    ) -> None:
-        bands = len(values)
+    def __init__(self, looks: Looks, band: int, bands: int, max_distance: int) -> None:
         self.looks = looks
         self.max_distance = max_distance
         self.max_checked = 2 * max_distance // bands
         self.flips = max_distance >= bands
         self.bits = min(MAX_VALUE_BITS, len(range(band, HASH_BITS, bands)))
-        order = np.argsort(values[band], kind="stable")
-        self.values = values[band][order]
-        self.checks = values[(band + 1) % bands][order]
+        values = band_values(looks, band, bands)
+        order = np.argsort(values, kind="stable")
+        self.values = values[order]
+        self.checks = band_values(looks, (band + 1) % bands, bands)[order]
         self.entries = order.astype(np.uint32)
 
-    def parts(self) -> Iterator[tuple[int, int]]:
-        """Yield prefixes and the number of bits that follow them; together they are all values."""
-        key_bits = min(_KEY_BITS, self.bits)
-        todo = [(prefix, key_bits) for prefix in range(1 << (self.bits - key_bits))]
+    def parts(self, number: int = 0, slices: int = 1) -> Iterator[tuple[int, int]]:
+        """Yield prefixes and the number of bits that follow them; together they are all values.
+
+        Args:
+            number: Which slice of the values, the others' prefixes are left out.
+            slices: How many there are, a power of two.
+        """
+        slice_bits = self.bits - (slices.bit_length() - 1)
+        key_bits = min(_KEY_BITS, slice_bits)
+        each = 1 << (slice_bits - key_bits)
+        todo = [(prefix, key_bits) for prefix in range(number * each, (number + 1) * each)]
         while todo:
             prefix, bits = todo.pop()
             own, *near = self._spans(prefix, bits)
@@ -168,3 +171,14 @@ class Table:
             meet = np.bitwise_count(checks[first] ^ checks[second]) <= self.max_checked
             groups.join(self._near(entries[first[meet]], entries[second[meet]], groups))
             start = stop
+
+
+def band_values(looks: Looks, band: int, bands: int) -> UInt32[np.ndarray, " entries"]:
+    """Deal the bits of every hash out to bands; return the first 24 bits, at most, of one."""
+    hashes = looks.words.view(np.uint8)
+    values = np.zeros(len(hashes), np.uint32)
+    for bit in range(band, HASH_BITS, bands)[:MAX_VALUE_BITS]:
+        byte, place = divmod(bit, 8)
+        values <<= np.uint32(1)
+        values |= hashes[:, byte] >> np.uint8(7 - place) & np.uint8(1)
+    return values

@@ -27,6 +27,7 @@ from stages.people.cast_steps import (
 from stages.people.clusters import by_id
 from stages.people.graph import knn_graph, prepare
 from stages.people.thresholds import Limits
+from stages.spread import HERE, Spread
 
 CAST_REASONS: dict[str, str] = {
     "bad_embedding": "the identity vector holds NaN or infinity, or is zero",
@@ -64,7 +65,7 @@ def clean_labels(
     min_photos: int = 2,
     min_score: float = 0.05,
     k: int = 32,
-    threads: int = 2,
+    spread: Spread = HERE,
 ) -> CleanLabels:
     """Drop faces that are not who their label says, and merge labels that are one person.
 
@@ -89,7 +90,7 @@ def clean_labels(
         min_photos: A label of which fewer faces agree is dropped.
         min_score: Faces with a lower score are dropped as doubtful, 0 to 1.
         k: Neighbours among which other people are looked for.
-        threads: CPU threads.
+        spread: Who looks for neighbours.
 
     Raises:
         BadInput: Two faces have one id, or there is not one id and one label per vector.
@@ -105,7 +106,7 @@ def clean_labels(
     names = sorted({label for label in labels if label})
     number = {name: at for at, name in enumerate(names)} | {"": -1}
     mine = np.array([number[labels[row]] for row in order[rows]], np.int64)
-    graph, limits = knn_graph(prepared[rows], k, threads), Limits.of(points)
+    graph, limits = knn_graph(prepared[rows], k, spread), Limits.of(points)
     state = State.begin(prepared[rows], graph, limits, names, mine)
     keep_largest_groups(state)
     state.drop("lone photos", small(state, min_photos), "unsupported_label")
@@ -119,7 +120,7 @@ def clean_labels(
     state.drop("small labels", small(state, min_photos), "unsupported_label")
     if benchmark is not None:
         known, usable = prepare(benchmark, points.metric)
-        state.drop("benchmark", overlap(state, known[usable], threads), "benchmark_person")
+        state.drop("benchmark", overlap(state, known[usable]), "benchmark_person")
     state.drop("same photos", repeated(state), "same_photo")
 
     label, reason = [""] * len(ids), ["bad_embedding"] * len(ids)

@@ -10,7 +10,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from stages.people.clusters import large_pairs, nearest_other
-from stages.people.graph import Neighbours, Points, knn_graph, threads_of_faiss
+from stages.people.graph import Neighbours, Points, knn_graph
 from stages.people.linkage import Groups, Labels, Pairs, agglomerate, graph_pairs, unique_pairs
 from stages.people.thresholds import Limits
 
@@ -211,7 +211,7 @@ def small(state: State, min_photos: int) -> Faces:
     return np.asarray((state.label >= 0) & (members[state.label] < min_photos), dtype=bool)
 
 
-def overlap(state: State, known: Float32[np.ndarray, "known dim"], threads: int) -> Faces:
+def overlap(state: State, known: Float32[np.ndarray, "known dim"]) -> Faces:
     """Say which faces are, or are of a label that is, as near to a benchmark as one person's."""
     found = np.zeros(len(state.label), bool)
     if not len(known) or not len(found):
@@ -219,9 +219,8 @@ def overlap(state: State, known: Float32[np.ndarray, "known dim"], threads: int)
     core, groups = state.cores()
     present = np.flatnonzero(groups.counts)
     centres = (groups.sums[present] / groups.counts[present, None]).astype(np.float32)
-    with threads_of_faiss(threads):
-        to_face, _ = faiss.knn(state.points, known, 1)
-        to_centre, _ = faiss.knn(centres, known, 1)
+    to_face, _ = faiss.knn(state.points, known, 1)
+    to_centre, _ = faiss.knn(centres, known, 1)
     # The mean squared distance to a label's faces is that to their centre, and their spread.
     counts = groups.counts[present]
     lengths = np.einsum("gd,gd->g", groups.sums[present], groups.sums[present]) / counts**2

@@ -13,6 +13,7 @@ from stages.models.faces import GroupingPoints
 from stages.people.graph import Neighbours, Points, knn_graph, prepare
 from stages.people.linkage import Groups, Labels, Pairs, agglomerate, graph_pairs
 from stages.people.thresholds import Limits
+from stages.spread import HERE, Spread
 
 REASONS: dict[str, str] = {
     "bad_embedding": "the identity vector holds NaN or infinity, or is zero",
@@ -43,7 +44,7 @@ def find_people(
     *,
     k: int = 32,
     min_photos: int = 2,
-    threads: int = 2,
+    spread: Spread = HERE,
 ) -> People:
     """Group faces into identities.
 
@@ -57,7 +58,7 @@ def find_people(
         points: At which distances, see ``thresholds.grouping_points``.
         k: Neighbours that every face is compared with at first.
         min_photos: An identity of fewer faces is none; 1 lets every face be somebody.
-        threads: CPU threads.
+        spread: Who looks for neighbours; the rest is done in this process.
 
     Raises:
         BadInput: Two faces have one id, or there is not one id per vector.
@@ -66,7 +67,7 @@ def find_people(
     prepared, good = prepare(vectors[order], points.metric)
     rows = np.flatnonzero(good)
     limits = Limits.of(points)
-    graph = knn_graph(prepared[rows], k, threads)
+    graph = knn_graph(prepared[rows], k, spread)
     labels, groups = group_faces(prepared[rows], graph, limits)
     scores = silhouettes(prepared[rows], labels, groups, graph, limits)
 

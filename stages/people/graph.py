@@ -1,12 +1,14 @@
 """Vectors made ready for grouping, and the nearest neighbours of each."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import faiss
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int32, Int64, UInt8
+
+from stages.spread import HERE, Spread
 
 Points = Float32[np.ndarray, "faces dim"]
 """Prepared vectors: finite, of unit length where the metric is cosine, on the grid."""
@@ -25,8 +27,10 @@ _REFINED = 20
 """Neighbours by compressed distance, per neighbour wanted, that are measured again exactly. With
 both, a million vectors spread like dlib's have 0.96 of their 32 true neighbours."""
 _MIN_NORM = 1e-6
+_PREPARED_AT_ONCE = 1 << 16
 _SEED = 1234
-_CHUNK_ROWS = 1 << 16
+_ROWS_PER_SHARD = 1 << 13
+"""Rows that one shard asks for. Fixed: faiss may break ties otherwise for another number."""
 
 
 class Neighbours(NamedTuple):
@@ -50,15 +54,20 @@ def prepare(
         The prepared vectors, and a mask that is False where a vector holds NaN or infinity, or has
         no direction; such rows are zeros.
     """
-    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
-    good = np.isfinite(lengths) & ((lengths > _MIN_NORM) | (metric == "l2"))
-    points = np.where(good[:, None], vectors, 0).astype(np.float64)
-    if metric == "cosine":
-        points /= np.where(good, lengths, 1)[:, None]
-    return (np.rint(points / GRID) * GRID).astype(np.float32), good
+    points, good = np.empty(vectors.shape, np.float32), np.empty(len(vectors), bool)
+    for start in range(0, len(vectors), _PREPARED_AT_ONCE):
+        part = slice(start, start + _PREPARED_AT_ONCE)
+        wide = vectors[part].astype(np.float64)
+        lengths = np.linalg.norm(wide, axis=1)
+        good[part] = np.isfinite(lengths) & ((lengths > _MIN_NORM) | (metric == "l2"))
+        wide[~good[part]] = 0
+        if metric == "cosine":
+            wide /= np.where(good[part], lengths, 1)[:, None]
+        points[part] = np.rint(wide / GRID) * GRID
+    return points, good
 
 
-def knn_graph(points: Points, k: int = 32, threads: int = 2) -> Neighbours:
+def knn_graph(points: Points, k: int = 32, spread: Spread = HERE) -> Neighbours:
     """Find the ``k`` nearest other rows of every row.
 
     Up to ``EXACT_ROWS`` rows every pair is compared. Beyond, rows lie in cells (k-means), a row is
@@ -66,10 +75,13 @@ def knn_graph(points: Points, k: int = 32, threads: int = 2) -> Neighbours:
     measured again exactly. ``recall`` measures what that misses. The same rows in the same order
     give the same answer: seeds are fixed, and equal distances go by row number.
 
+    Cells and codes are made in one process; looking rows up, which takes nearly all of the time, is
+    spread. The rows and their codes travel, ``dim * 4.5 + 8`` bytes per row.
+
     Args:
         points: Prepared vectors.
         k: Neighbours per row. Less are found when there are fewer rows.
-        threads: CPU threads.
+        spread: Who looks rows up.
 
     References:
         Johnson et al., "Billion-scale similarity search with GPUs", arXiv:1702.08734; Andre et
@@ -81,18 +93,20 @@ def knn_graph(points: Points, k: int = 32, threads: int = 2) -> Neighbours:
     squared = np.full((rows, k), np.inf, np.float32)
     if wanted <= 0:
         return Neighbours(found, squared)
-    with threads_of_faiss(threads):
-        search = _exact(points) if rows <= EXACT_ROWS else _approximate(points)
-        for start in range(0, rows, _CHUNK_ROWS):
-            part = slice(start, min(start + _CHUNK_ROWS, rows))
-            near = search(part, wanted + 1)
-            found[part, :wanted], squared[part, :wanted] = _nearest(points, part, near, wanted)
+    points = np.ascontiguousarray(points)
+    codes = None if rows <= EXACT_ROWS else _codes(points)
+    step = _ROWS_PER_SHARD
+    shards = [range(start, min(start + step, rows)) for start in range(0, rows, step)]
+    answers = spread(nearest, shards, points, codes, wanted)
+    for asked, (near, gaps) in zip(shards, answers, strict=True):
+        part = slice(asked.start, asked.stop)
+        found[part, :wanted], squared[part, :wanted] = near, gaps
     return Neighbours(found, squared)
 
 
 @contextmanager
 def threads_of_faiss(threads: int) -> Iterator[None]:
-    """Bound faiss's threads for a while: they are the process's, not the call's."""
+    """Bound, for a while, the threads that faiss takes for calls of this thread."""
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(threads)
     try:
@@ -101,54 +115,61 @@ def threads_of_faiss(threads: int) -> Iterator[None]:
         faiss.omp_set_num_threads(before)
 
 
-_Search = Callable[[slice, int], Int64[np.ndarray, "part found"]]
+def _padded(points: Points) -> Float32[np.ndarray, "faces even"]:
+    """Return vectors of an even number of dimensions; zeros change no distance."""
+    return np.ascontiguousarray(np.pad(points, ((0, 0), (0, points.shape[1] % 2))))
 
 
-def _exact(points: Points) -> _Search:
-    """Compare with all rows."""
-    index = faiss.IndexFlatL2(points.shape[1])
-    index.add(points)
-    return lambda part, k: index.search(points[part], k)[1]
-
-
-def _approximate(points: Points) -> _Search:
-    """Compare with what lies in the nearest cells."""
-    # Product codes of two dimensions each want an even number; zeros change no distance.
-    full = np.ascontiguousarray(np.pad(points, ((0, 0), (0, points.shape[1] % 2))))
+def _codes(points: Points) -> UInt8[np.ndarray, " bytes"]:
+    """Put rows into cells, and compress them; return that as faiss writes it to a file."""
+    full = _padded(points)
     dim, cells = full.shape[1], len(full) // _ROWS_PER_CELL
     coarse = faiss.IndexFlatL2(dim)
     codes = faiss.IndexIVFPQFastScan(coarse, dim, cells, dim // 2, 4)
     codes.by_residual = False
-    codes.cp.seed, codes.cp.niter, codes.nprobe = _SEED, 8, min(_PROBED_CELLS, cells)
+    codes.cp.seed, codes.cp.niter = _SEED, 8
     codes.cp.max_points_per_centroid = _TRAINING_PER_CELL
-    codes.train(full[:: max(len(full) // (cells * _TRAINING_PER_CELL), 1)])
+    with threads_of_faiss(1):  # which is as quick, for the parts that threads would do are small
+        codes.train(full[:: max(len(full) // (cells * _TRAINING_PER_CELL), 1)])
     codes.add(full)
-    index = faiss.IndexRefineFlat(codes, faiss.swig_ptr(full))
-    index.k_factor = _REFINED
-    held = (coarse, codes)  # faiss only points to them, and to the rows
-
-    def search(part: slice, k: int) -> Int64[np.ndarray, "part found"]:
-        assert held
-        return np.asarray(index.search(full[part], k)[1])
-
-    return search
+    return np.asarray(faiss.serialize_index(codes))
 
 
-def _nearest(
-    points: Points, part: slice, near: Int64[np.ndarray, "part found"], wanted: int
-) -> tuple[Int64[np.ndarray, "part wanted"], Float32[np.ndarray, "part wanted"]]:
-    """Measure what was found, without the rows themselves, and order it: by distance, then row."""
-    asked = np.arange(part.start, part.stop)[:, None]
-    missing = (near < 0) | (near == asked)
-    gaps = np.empty(near.shape, np.float32)
-    for column in range(near.shape[1]):
-        # One neighbour of all rows at a time: a whole block of differences would take gigabytes.
-        away = points[part] - points[near[:, column]]
-        gaps[:, column] = np.einsum("rd,rd->r", away, away)
-    gaps[missing] = np.inf
-    rows = np.where(missing, -1, near)
-    order = np.lexsort((rows, gaps), axis=1)[:, :wanted]
-    return np.take_along_axis(rows, order, axis=1), np.take_along_axis(gaps, order, axis=1)
+def nearest(
+    asked: range, points: Points, codes: UInt8[np.ndarray, " bytes"] | None, wanted: int
+) -> tuple[Int32[np.ndarray, "asked wanted"], Float32[np.ndarray, "asked wanted"]]:
+    """Find the nearest other rows of some rows: the work of one shard.
+
+    Args:
+        asked: The rows.
+        points: All rows.
+        codes: See ``_codes``; None: every pair is compared.
+        wanted: Neighbours per row.
+
+    Returns:
+        Rows and squared distances, nearest first, of equally near ones the first row first.
+    """
+    some = points[asked.start : asked.stop]
+    with threads_of_faiss(1):  # among several, ties may go to the quicker one
+        if codes is None:
+            _, near = faiss.knn(some, points, wanted + 1)
+        else:
+            index: Any = faiss.deserialize_index(codes)
+            index.nprobe = min(_PROBED_CELLS, index.nlist)
+            _, near = index.search(_padded(some), (wanted + 1) * _REFINED)
+        near[near == np.arange(asked.start, asked.stop)[:, None]] = -1
+        gaps = np.full(near.shape, np.inf, np.float32)
+        # Measures what lies in ``points`` where it lies, and leaves out what is -1.
+        faiss.fvec_L2sqr_by_idx(  # type: ignore[attr-defined] # its stubs leave it out
+            *map(faiss.swig_ptr, (gaps, some, points, near)), points.shape[1], *near.shape
+        )
+    # Distances are not negative, so their bits are in the order of the numbers. Thus one number
+    # holds a distance and, below it, a row: the least numbers are the nearest rows.
+    keys = gaps.view(np.uint32).astype(np.uint64) << np.uint64(32) | near.astype(np.uint32)
+    keys = np.sort(np.partition(keys, wanted - 1, axis=1)[:, :wanted], axis=1)
+    gaps = (keys >> np.uint64(32)).astype(np.uint32).view(np.float32)
+    rows = (keys & np.uint64(0xFFFFFFFF)).astype(np.uint32).view(np.int32)
+    return rows, gaps
 
 
 def recall(points: Points, graph: Neighbours, sample: int = 1000, threads: int = 2) -> float:

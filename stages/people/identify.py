@@ -12,6 +12,7 @@ from stages.people.cast import clean_labels
 from stages.people.cast_steps import Step
 from stages.people.clusters import find_people, name_of
 from stages.people.settings import PeopleSettings
+from stages.spread import HERE, Spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ def identify(
     settings: PeopleSettings,
     points: GroupingPoints,
     benchmark: Float[np.ndarray, "known dim"] | None = None,
-    threads: int = 2,
+    spread: Spread = HERE,
 ) -> Identified:
     """Give every face its identity.
 
@@ -57,14 +58,14 @@ def identify(
         settings: Whether labels count, and how many photos make a person.
         points: The embedder's distances, see ``thresholds.grouping_points``.
         benchmark: Vectors of people whom no labelled face may show.
-        threads: CPU threads.
+        spread: Who looks for neighbours.
 
     Raises:
         BadInput: Two faces have one id.
         BadValue: The distances are not in their order.
     """
     points = limits_of(settings, points)
-    people = find_people(ids, vectors, points, min_photos=settings.min_photos, threads=threads)
+    people = find_people(ids, vectors, points, min_photos=settings.min_photos, spread=spread)
     if settings.labels == "ignore" or not any(labels):
         return Identified(people.identity, people.score, people.reason)
     at = [row for row, label in enumerate(labels) if label]
@@ -75,7 +76,7 @@ def identify(
         points,
         benchmark=benchmark,
         min_photos=settings.min_photos,
-        threads=threads,
+        spread=spread,
     )
     identity, score, reason = list(people.identity), people.score.copy(), list(people.reason)
     whose = _labels_of_groups([people.identity[row] for row in at], clean.label)

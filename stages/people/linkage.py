@@ -10,7 +10,8 @@ from stages.people.graph import Neighbours, Points
 Labels = Int64[np.ndarray, " _"]
 """A group number per face: 0 to groups - 1, in the order of each group's first face."""
 Pairs = Int64[np.ndarray, "_ 2"]
-_CHUNK_PAIRS = 1 << 18
+_NUMBERS_AT_ONCE = 1 << 25
+"""Of vectors in float64, 256 MiB: bounds the memory beyond the groups' own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +38,9 @@ class Groups:
         starts = (np.cumsum(counts) - counts)[filled]
         sums, squares = np.zeros((groups, points.shape[1])), np.zeros(groups)
         if len(members):
-            wide = points[members].astype(np.float64)
-            sums[filled] = np.add.reduceat(wide, starts, axis=0)
-            squares[filled] = np.add.reduceat(np.einsum("fd,fd->f", wide, wide), starts)
+            sums[filled] = _added(points, members, starts)
+            lengths = np.einsum("fd,fd->f", points, points, dtype=np.float64)
+            squares[filled] = np.add.reduceat(lengths[members], starts)
         return Groups(counts.astype(np.float64), sums, squares)
 
     def apart(self, pairs: Pairs) -> Float64[np.ndarray, " pairs"]:
@@ -83,7 +84,7 @@ class Groups:
         starts = np.cumsum(counts) - counts
         return Groups(
             np.add.reduceat(self.counts[order], starts),
-            np.add.reduceat(self.sums[order], starts, axis=0),
+            _added(self.sums, order, starts),
             np.add.reduceat(self.squares[order], starts),
         )
 
@@ -94,11 +95,28 @@ def _dots(
     b: np.ndarray,
     b_rows: Int64[np.ndarray, " pairs"],
 ) -> Float64[np.ndarray, " pairs"]:
-    """Multiply rows of two matrices, a slice of pairs at a time: bounds the memory."""
+    """Multiply rows of two matrices, a slice of pairs at a time."""
     out = np.empty(len(a_rows))
-    for start in range(0, len(out), _CHUNK_PAIRS):
-        part = slice(start, start + _CHUNK_PAIRS)
+    step = max(1, _NUMBERS_AT_ONCE // max(1, a.shape[1]))
+    for start in range(0, len(out), step):
+        part = slice(start, start + step)
         out[part] = np.einsum("pd,pd->p", a[a_rows[part]], b[b_rows[part]], dtype=np.float64)
+    return out
+
+
+def _added(
+    vectors: np.ndarray, order: Int64[np.ndarray, " rows"], starts: Int64[np.ndarray, " runs"]
+) -> Float64[np.ndarray, "runs dim"]:
+    """Add up runs of vectors, which begin at ``starts`` in this order, a slice at a time."""
+    out = np.zeros((len(starts), vectors.shape[1]))
+    step = max(1, _NUMBERS_AT_ONCE // max(1, vectors.shape[1]))
+    for begin in range(0, len(order), step):
+        rows = order[begin : begin + step]
+        first = int(np.searchsorted(starts, begin, "right")) - 1
+        last = int(np.searchsorted(starts, begin + len(rows)))
+        # The first run may have begun in the slice before.
+        heads = np.maximum(starts[first:last] - begin, 0)
+        out[first:last] += np.add.reduceat(vectors[rows].astype(np.float64), heads, axis=0)
     return out
 
 

@@ -4,7 +4,9 @@ A name says who somebody is, so this is personal data, and nothing here runs unl
 """
 
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -17,9 +19,28 @@ from stages.words import terms
 _ROUNDS = 30
 _NOBODY = 0.05
 """Weight of the answer that a face is none of those the caption names, or a name of no face."""
-_CAPITAL = r"[^\W\d_a-z][\w-]*(?:['\u2019](?!s\b)[\w-]+)?"
-_PARTICLES = r"(?:(?:al|bin|da|de|del|den|der|di|dos|la|van|von)\s+)*"
-_FULL_NAME = re.compile(rf"\b{_CAPITAL}(?:\s+{_PARTICLES}{_CAPITAL})+")
+_LETTERS = re.compile(r"[^\W\d_]+")
+_BREAK = re.compile(
+    r"['\u2019][sS]\b"  # whose: the name is over
+    r"|(?<!\b\w)\."  # any dot but an initial's
+    r"|(?<!\w)['\u2019-]|['\u2019-](?!\w)"  # quotes and dashes, not O'Brien, not Mary-Kate
+    r"|[^\w\s.'\u2019-]"
+)
+"""Where no name goes on."""
+_NICKNAME = re.compile(
+    r"\s(?:[\"\u201c][^\"\u201d]{1,30}[\"\u201d]|['\u2018][^'\u2019]{1,30}['\u2019]"
+    r"|\([^)]{1,30}\))(?=\s)"
+)
+_PARTICLES = frozenset(
+    ("al", "bin", "da", "de", "del", "den", "der", "di", "dos", "el", "ibn", "la", "van", "von")
+)
+_SMALL = frozenset(
+    ("a", "an", "and", "as", "at", "by", "for", "from", "in", "is", "of", "on", "or", "the", "to",
+     "with")
+)  # fmt: skip
+"""Words that are in no name, though headlines capitalise them."""
+_LONGEST_LIST = 4
+"""Capitalised words that are a list of names; more, and nothing else, are a headline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,21 +55,79 @@ class Named:
 
 
 def names_in(captions: Sequence[str]) -> list[list[str]]:
-    """Find full names in captions: two or more capitalised words, the first a known given name."""
+    """Find full names in captions: a known given name, and the capitalised words that follow it.
+
+    A name of which the captions have several spellings (accents, capitals, a dot) has the commonest
+    everywhere. Nicknames in quotes or brackets are left out: Dwayne "The Rock" Johnson is Dwayne
+    Johnson. Where every word of a caption is capitalised, a name is the given name and the next
+    word, since nothing says where it ends. Single names, names in scripts without capitals, and
+    given names that ``stages/human_terms/names.txt`` has not are not found.
+
+    Args:
+        captions: Texts in Latin letters, as found on the web.
+
+    Returns:
+        Per caption its names, each once, in their order.
+    """
+    found = [list(_names(caption)) for caption in captions]
+    spellings = Counter(name for names in found for name in names)
+    best: dict[str, str] = {}
+    for name in sorted(spellings, key=lambda name: (-spellings[name], name)):
+        best.setdefault(_key(name), name)
+    return [list(dict.fromkeys(best[_key(name)] for name in names)) for names in found]
+
+
+def _names(caption: str) -> Iterator[str]:
+    """Yield the names in a caption, as it spells them."""
+    text = _NICKNAME.sub(" ", unicodedata.normalize("NFC", caption))
+    words = [word for word in _LETTERS.findall(text) if word.casefold() not in _SMALL]
+    headline = len(words) > _LONGEST_LIST and all(word[0].isupper() for word in words)
     known = _given_names()
-    found = [
-        [" ".join(match.split()) for match in _FULL_NAME.findall(caption)] for caption in captions
-    ]
-    return [
-        list(dict.fromkeys(name for name in names if name.split()[0].casefold() in known))
-        for names in found
-    ]
+    for run in _runs(text):
+        given = (at for at, word in enumerate(run) if _key(word.partition("-")[0]) in known)
+        name = run[next(given, len(run)) :]
+        ends = [at for at, word in enumerate(name) if at and _ends_name(word)]
+        if ends:
+            yield " ".join(name[: (ends[0] if headline else ends[-1]) + 1])
+
+
+def _runs(text: str) -> Iterator[list[str]]:
+    """Yield stretches of capitalised words, with particles among them."""
+    for part in _BREAK.split(text):
+        run: list[str] = []
+        for word in part.split():
+            if word[0].isupper() and word.casefold() not in _SMALL:
+                run.append(_calm(word))
+            elif run and word in _PARTICLES:
+                run.append(word)
+            else:
+                yield run
+                run = []
+        yield run
+
+
+def _calm(word: str) -> str:
+    """Write a word in capitals as names are written; leave initials and numerals as they are."""
+    if len(word) > 1 and word.isupper() and not set(word) <= set("IVX"):
+        return re.sub(r"[^\W\d_]+", lambda part: part[0].capitalize(), word)
+    return word
+
+
+def _ends_name(word: str) -> bool:
+    """Say whether a word can end a name: it is capitalised, and no initial."""
+    return word[0].isupper() and len(word.rstrip(".")) > 1
+
+
+def _key(name: str) -> str:
+    """Return what the spellings of one name have in common: no accents, capitals or dots."""
+    letters = unicodedata.normalize("NFKD", name.casefold().replace("\u2019", "'"))
+    return "".join(each for each in letters if not unicodedata.combining(each) and each != ".")
 
 
 @lru_cache(maxsize=1)
 def _given_names() -> frozenset[str]:
     """Return the given names of the list that captions are sieved by."""
-    return frozenset(name.casefold() for name in terms("names"))
+    return frozenset(_key(name) for name in terms("names"))
 
 
 def name_identities(
@@ -102,7 +181,8 @@ def name_identities(
     support = np.bincount(at, weight)
     photos = np.bincount(np.unique(np.column_stack([face, photo]), axis=0)[:, 0])
     named: dict[str, Named] = {}
-    for key, photos_for in zip(pair.tolist(), support.tolist(), strict=True):
+    # Of several names the best supported comes last, and stays.
+    for photos_for, key in sorted(zip(support.tolist(), pair.tolist(), strict=True)):
         who, called = divmod(key, len(texts))
         share = photos_for / float(photos[who])
         if round(photos_for) >= min_photos and share > min_share + 1e-6:
@@ -139,4 +219,7 @@ def _recurring(photo: _Numbers, face: _Numbers, name: _Numbers) -> Float64[np.nd
         weight = support / of_face[face] * support / of_name[name]
         for here in (faces_here, names_here, faces_here, names_here):
             weight = weight / (np.bincount(here, weight)[here] + _NOBODY)
+    # The rounds end with names, of which a face may still have two.
+    for here in (faces_here, names_here):
+        weight = weight / np.maximum(np.bincount(here, weight)[here], 1)
     return np.asarray(weight)

@@ -1,7 +1,7 @@
 """Copies among a million pictures: how fast they are found, and how surely.
 
     python -m tests.bench.dedupe [--rows 1000000] [--semantic]
-    python -m tests.bench.dedupe --quality --data FOLDER
+    python -m tests.bench.dedupe --quality [--photos 4937] --data FOLDER
 
 The first makes hashes at random, of which 5 % are near copies of others, and finds all groups: on
 a quarter of the rows and on all, each in a process of its own on two cores. Mirrors are asked for
@@ -9,8 +9,9 @@ too. As the baseline, some of the rows are compared with all by faiss; the rest 
 ``--semantic`` gives every row an embedding of 128 numbers and compares these as well.
 
 The second edits 1,000 photographs of ``lfw-dev.tar`` in six ways and looks for the copies, by
-hashes alone and with the embeddings of the faces that dlib finds. Counted are pairs of a photograph
-and its edit, and for the precision all pairs that end in one group.
+hashes alone and, as by default, with the embeddings of the faces that dlib finds. Counted are pairs
+of a photograph and its edit, and for the precision all pairs that end in one group. The thresholds
+were chosen on half of the people, so the other half is told apart.
 """
 
 import argparse
@@ -22,8 +23,9 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import combinations
+from hashlib import blake2b
 from pathlib import Path
+from typing import NamedTuple
 
 import faiss
 import numpy as np
@@ -38,6 +40,17 @@ from tests.bench.planted import EDITS, edited, near_copies, photographs
 MAX_S, MAX_GIB, MAX_GROWTH = 120.0, 4.0, 5.0
 MIN_RECALL, MIN_PRECISION = 0.97, 0.999
 SHARE = 0.05
+REPEATED = [
+    ("Alejandro_Avila/Alejandro_Avila_0003.jpg", "Philip_Zalewski/Philip_Zalewski_0001.jpg"),
+    ("Bart_Hendricks/Bart_Hendricks_0001.jpg", "Ricky_Ray/Ricky_Ray_0001.jpg"),
+    ("Bob_Hope/Bob_Hope_0002.jpg", "Jane_Russell/Jane_Russell_0001.jpg"),
+    ("Carlos_Beltran/Carlos_Beltran_0001.jpg", "Raul_Ibanez/Raul_Ibanez_0001.jpg"),
+    ("Emmy_Rossum/Emmy_Rossum_0001.jpg", "Eva_Amurri/Eva_Amurri_0001.jpg"),
+    ("Julianne_Moore/Julianne_Moore_0001.jpg", "Julianne_Moore/Julianne_Moore_0008.jpg"),
+    ("Renee_Zellweger/Renee_Zellweger_0010.jpg", "Renee_Zellweger/Renee_Zellweger_0013.jpg"),
+]
+"""Photographs that LFW has twice, mostly cropped differently: all pairs of different files that the
+defaults join, each looked at."""
 _SAMPLE_ROWS = 2000
 _DIM = 128
 
@@ -84,7 +97,7 @@ def alone(rows: int, semantic: bool) -> Speed:
                 for _ in range(rows // 10_000)
             ]
         )
-    settings = DedupeSettings(semantic_column="vectors" if semantic else "")
+    settings = DedupeSettings()
     began, before = time.perf_counter(), time.process_time()
     found = find_duplicates(made, settings, points).num_rows
     wall_s, cpu_s = time.perf_counter() - began, time.process_time() - before
@@ -113,6 +126,27 @@ def compared_all_s(rows: int) -> float:
     return (time.perf_counter() - began) * 2 * rows / _SAMPLE_ROWS
 
 
+class Versions(NamedTuple):
+    """Photographs and their edits, which stand one after the other."""
+
+    names: list[str]
+    """Of the photographs."""
+    rows: pa.Table
+    points: np.ndarray
+
+    def of(self, photos: np.ndarray) -> "Versions":
+        """Return some photographs, with their edits."""
+        each = 1 + len(EDITS)
+        rows = (np.flatnonzero(photos)[:, None] * each + np.arange(each)).ravel()
+        names = [name for name, taken in zip(self.names, photos, strict=True) if taken]
+        return Versions(names, self.rows.take(pa.array(rows)), self.points[rows])
+
+    def seen(self) -> np.ndarray:
+        """Say of which photographs the person is in the half that thresholds were chosen on."""
+        people = [name.partition("/")[0] for name in self.names]
+        return np.array([blake2b(f"half {who}".encode()).digest()[0] % 2 == 0 for who in people])
+
+
 @dataclass(frozen=True)
 class Quality:
     """How many copies were found, and how many of what was found are copies."""
@@ -128,7 +162,7 @@ class Quality:
         return float(np.mean(list(self.recall.values())))
 
 
-def looked_at(tar: Path, number: int) -> tuple[pa.Table, np.ndarray]:
+def looked_at(tar: Path, number: int) -> Versions:
     """Edit photographs; hash all versions, and embed the largest face of each."""
     import cv2
     import torch
@@ -140,9 +174,10 @@ def looked_at(tar: Path, number: int) -> tuple[pa.Table, np.ndarray]:
     cv2.setNumThreads(1)
     detector = load_detector("dlib", "", 300, 0.0, "cpu")
     embedder = load_embedder("dlib", "", "cpu")
-    looks, vectors = [], []
-    for seed, picture in enumerate(photographs(tar, number)):
+    names, looks, vectors = [], [], []
+    for seed, (name, picture) in enumerate(photographs(tar, number)):
         versions = [picture, *edited(picture, seed)]
+        names.append(name)
         looks += [pdq(version) for version in versions]
         found = detector.detect(versions)
         own = np.full((len(versions), _DIM), np.nan, np.float32)
@@ -154,35 +189,53 @@ def looked_at(tar: Path, number: int) -> tuple[pa.Table, np.ndarray]:
     hashes, mirrors = (
         np.frombuffer(b"".join(look[k] for look in looks), np.uint8).reshape(-1, 32) for k in (0, 1)
     )
-    return table(hashes, mirrors), on_grid(np.concatenate(vectors))
+    return Versions(names, table(hashes, mirrors), on_grid(np.concatenate(vectors)))
 
 
-def judge(rows: pa.Table, points: np.ndarray | None) -> Quality:
-    """Find copies among versions of photographs, which stand one after the other."""
-    found = find_duplicates(rows, DedupeSettings(), points)
-    keeper = list(range(rows.num_rows))
+def judge(versions: Versions, *, faces: bool = True) -> Quality:
+    """Find copies among versions of photographs by the default settings."""
+    ids = versions.rows["id"].to_pylist()
+    at = {name: row for row, name in enumerate(ids)}
+    keeper = np.arange(len(ids))
+    found = find_duplicates(versions.rows, DedupeSettings(), versions.points if faces else None)
     for row in found.to_pylist():
-        keeper[int(row["id"], 16)] = int(row["dup_of"], 16)
-    together = np.array(keeper).reshape(-1, 1 + len(EDITS))
+        keeper[at[row["id"]]] = at[row["dup_of"]]
+    together = keeper.reshape(-1, 1 + len(EDITS))
     recall = {
         name: float((together[:, 0] == together[:, 1 + i]).mean()) for i, name in enumerate(EDITS)
     }
-    sizes = np.unique(together, return_counts=True)[1]
-    pairs = (sizes * (sizes - 1) // 2).sum()
-    true = sum((together[:, a] == together[:, b]).sum() for a, b in combinations(range(7), 2))
-    return Quality(recall, float(true / max(pairs, 1)))
+    same = dict(REPEATED)
+    shown = np.repeat([same.get(name, name) for name in versions.names], 1 + len(EDITS))
+    _, photo = np.unique(shown, return_inverse=True)
+    pairs, true = (
+        _pairs(groups) for groups in (keeper, keeper * (photo.max(initial=0) + 1) + photo)
+    )
+    return Quality(recall, true / max(pairs, 1))
 
 
-def _quality(data: Path) -> bool:
-    rows, points = looked_at(data / "lfw-dev.tar", 1000)
-    by_hash, with_faces = judge(rows, None), judge(rows, points)
-    print(f"{'recall of':20}{'hash alone':>12}{'and face':>12}")
+def _pairs(groups: np.ndarray) -> int:
+    """Count the pairs that are in one group."""
+    sizes = np.unique(groups, return_counts=True)[1]
+    return int((sizes * (sizes - 1) // 2).sum())
+
+
+def _quality(data: Path, photos: int) -> bool:
+    versions = looked_at(data / "lfw-dev.tar", photos)
+    seen = versions.seen()
+    found = {
+        "hash alone": judge(versions, faces=False),
+        "default": judge(versions),
+        "seen half": judge(versions.of(seen)),
+        "other half": judge(versions.of(~seen)),
+    }
+    print(f"{f'recall, {photos:,} photos':22}" + "".join(f"{name:>12}" for name in found))
     for name in EDITS:
-        print(f"{name:20}{by_hash.recall[name]:12.1%}{with_faces.recall[name]:12.1%}")
-    print(f"{'all':20}{by_hash.mean_recall:12.2%}{with_faces.mean_recall:12.2%}  aim {MIN_RECALL}")
-    print(f"{'precision':20}{by_hash.precision:12.3%}{with_faces.precision:12.3%}"
-          f"  aim {MIN_PRECISION}")  # fmt: skip
-    return with_faces.mean_recall >= MIN_RECALL and with_faces.precision >= MIN_PRECISION
+        print(f"{name:22}" + "".join(f"{each.recall[name]:12.1%}" for each in found.values()))
+    print(f"{'all':22}" + "".join(f"{each.mean_recall:12.2%}" for each in found.values()))
+    print(f"{'precision':22}" + "".join(f"{each.precision:12.3%}" for each in found.values()))
+    print(f"aims: recall {MIN_RECALL}, precision {MIN_PRECISION}")
+    judged = (found["default"], found["other half"])
+    return all(q.mean_recall >= MIN_RECALL and q.precision >= MIN_PRECISION for q in judged)
 
 
 def _speed(rows: int, semantic: bool) -> bool:
@@ -207,6 +260,7 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--semantic", action="store_true", help="compare embeddings too")
     parser.add_argument("--quality", action="store_true")
+    parser.add_argument("--photos", type=int, default=1000, help="photographs that are edited")
     parser.add_argument("--data", type=Path, default=os.environ.get("VISAGE_TEST_DATA"))
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -215,7 +269,10 @@ def main() -> int:
         return 0
     if asked.quality and not (asked.data and (Path(asked.data) / "lfw-dev.tar").is_file()):
         parser.error(f"{asked.data} has no lfw-dev.tar; give its folder with --data")
-    good = _quality(Path(asked.data)) if asked.quality else _speed(asked.rows, asked.semantic)
+    if asked.quality:
+        good = _quality(Path(asked.data), asked.photos)
+    else:
+        good = _speed(asked.rows, asked.semantic)
     print("all demands are met" if good else "a demand is NOT met")
     return 0 if good else 1
 

@@ -31,6 +31,7 @@ from stages.people.cast import clean_labels
 from stages.people.clusters import find_people, group_faces
 from stages.people.graph import knn_graph, prepare, recall
 from stages.people.thresholds import Limits, grouping_points
+from stages.spread import InThreads
 from tests.bench.pairs import tell_pairs
 from tests.bench.verification import DETECT_PX, _batches, most_central
 
@@ -208,7 +209,7 @@ def speed(rows: int, dim: int = 128, k: int = 32, threads: int = 2) -> Speed:
     points = grouping_points("dlib")
     prepared, _ = prepare(crowd(rows, dim), points.metric)
     began, cpu_began = time.perf_counter(), time.process_time()
-    graph = knn_graph(prepared, k, threads)
+    graph = knn_graph(prepared, k, InThreads(threads))
     graph_s = time.perf_counter() - began
     began = time.perf_counter()
     _, groups = group_faces(prepared, graph, Limits.of(points))

@@ -78,8 +78,8 @@ def edited(picture: RGB, seed: int) -> list[RGB]:
     return [jpeg(edit(picture, draw)) for edit in EDITS.values()]
 
 
-def photographs(tar: Path, number: int, seed: int = 0) -> list[RGB]:
-    """Read ``number`` photographs at random; the same seed gives the same ones."""
+def photographs(tar: Path, number: int, seed: int = 0) -> list[tuple[str, RGB]]:
+    """Read ``number`` photographs at random, with their names; the same seed gives the same."""
     with tarfile.open(tar) as archive:
         members = sorted((m for m in archive if m.isfile()), key=lambda m: m.name)
         draw = np.random.default_rng(seed)
@@ -89,5 +89,5 @@ def photographs(tar: Path, number: int, seed: int = 0) -> list[RGB]:
             file = archive.extractfile(members[at])
             assert file is not None
             bgr = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_COLOR)
-            pictures.append(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
+            pictures.append((members[at].name, cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)))
     return pictures

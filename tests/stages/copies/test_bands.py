@@ -1,9 +1,13 @@
+import pickle
+
 import numpy as np
 import pytest
 
 from stages.copies import bands, looks, tables
 from stages.copies.bands import compare_banded, join_near
 from stages.copies.looks import Groups, Looks, compare_all
+from stages.spread import InThreads
+from tests.stages.elsewhere import elsewhere, travelled
 
 
 @pytest.fixture
@@ -98,7 +102,7 @@ def test_few_rows_have_no_pairs(rows, draw):
 def test_few_rows_and_wide_distances_are_compared_all(draw, monkeypatch):
     asked = []
     for way in ("compare_all", "compare_banded"):
-        monkeypatch.setattr(bands, way, lambda *_, way=way: asked.append(way))
+        monkeypatch.setattr(bands, way, lambda *_, way=way, **__: asked.append(way))
     many = Looks(hashes(draw, bands.MIN_BANDED_ROWS))
     for seen, d in ((many, 47), (many, 48), (Looks(many.plain[:-1]), 31)):
         join_near(seen, d, Groups(len(seen)))
@@ -119,3 +123,67 @@ def test_near_pairs_are_the_pairs_within_the_distance_and_no_other(draw):
     copies = flipped(base, [31] * 150 + [32] * 150, draw)
     found = np.concatenate(list(looks.near_pairs(Looks(np.concatenate([base, copies])), 31)))
     assert {tuple(sorted(p)) for p in found.tolist()} == {(i, 300 + i) for i in range(150)}
+
+
+def copies_among(draw, rows):
+    """Make hashes of which some are near to others, some by their mirrors, and a crowd."""
+    base = hashes(draw, rows)
+    base[rows // 2 :: 3] = flipped(base[: rows // 2][: len(base[rows // 2 :: 3])], 25, draw)
+    base[: rows // 10] = flipped(np.repeat(base[:1], rows // 10, axis=0), 9, draw)
+    mirrors = hashes(draw, rows)
+    mirrors[::7] = base[rows // 3 : rows // 3 + len(mirrors[::7])]
+    return Looks(base, mirrors)
+
+
+@pytest.mark.parametrize(("d", "slices"), [(7, tables.MAX_SLICES), (31, 2), (31, 32), (47, 16)])
+def test_the_groups_are_the_same_in_any_number_of_slices(d, slices, draw):
+    seen = copies_among(draw, 400)
+    found = Groups(400)
+    compare_banded(seen, d, found, slices=slices)
+    assert found.labels.tolist() == grouped(compare_all, seen, d)
+
+
+@pytest.mark.parametrize("spread", [InThreads(1), InThreads(3), elsewhere])
+def test_the_groups_are_the_same_whoever_looks(spread, draw, monkeypatch):
+    seen = copies_among(draw, 450)
+    here = both_ways(seen, 31)
+    assert 150 < len(set(here)) < 350
+    monkeypatch.setattr(looks, "_COMPARED_PER_SHARD", 450 * 100)
+    monkeypatch.setattr(looks, "_JOINED_AT_ONCE", 50)
+    for way in (compare_all, compare_banded):
+        found = Groups(450)
+        way(seen, 31, found, spread=spread)
+        assert found.labels.tolist() == here
+
+
+def test_more_hashes_are_cut_into_more_slices(draw, monkeypatch):
+    asked = []
+
+    def spread(work, shards, *shared):
+        asked.append(len(shards))
+        return (work(shard, *shared) for shard in shards)
+
+    for entries in (1 << 21, 600, 300):  # 600: twice as many as there are rows
+        monkeypatch.setattr(bands, "_ENTRIES_PER_SLICE", entries)
+        compare_banded(copies_among(draw, 300), 31, Groups(300), spread)
+    assert asked == [11, 22, 44]
+
+
+def test_one_array_of_hashes_travels_and_is_read_where_it_lies(draw):
+    seen = copies_among(draw, 900)
+    assert len(pickle.dumps(seen)) < 1.1 * seen.words.nbytes
+    for looks_there in (travelled(seen), travelled(Looks(seen.plain))):
+        assert not looks_there.words.flags.writeable
+        assert (looks_there.plain == seen.plain).all()
+        assert looks_there.plain.base is not None
+    assert (travelled(seen).mirrors == seen.mirrors).all()
+    assert travelled(Looks(seen.plain)).mirrors is None
+
+
+def test_the_links_of_groups_say_what_the_groups_are():
+    groups, again = Groups(6), Groups(6)
+    groups.join(np.array([[4, 2], [5, 4], [1, 0]]))
+    assert groups.links().tolist() == [[1, 0], [4, 2], [5, 2]]
+    again.join_all([groups.links()[1:], groups.links()[:1]])
+    assert again.labels.tolist() == groups.labels.tolist()
+    assert Groups(3).links().shape == (0, 2)

@@ -4,8 +4,11 @@ import pyarrow as pa
 import pytest
 
 from infra.errors import BadValue
+from stages.copies import semantic
 from stages.copies.looks import Groups, Looks
 from stages.copies.semantic import GRID, first_vectors, join_alike, on_grid, present
+from stages.spread import HERE, InThreads
+from tests.stages.elsewhere import elsewhere
 
 
 @pytest.fixture
@@ -13,9 +16,11 @@ def draw():
     return np.random.default_rng(0)
 
 
-def grouped(points, looks, min_cosine=0.99, max_distance=110):
+def grouped(points, looks, min_cosine=0.99, max_distance=110, spread=HERE):
     groups = Groups(len(points))
-    join_alike(points, looks, groups, min_cosine=min_cosine, max_distance=max_distance)
+    join_alike(
+        points, looks, groups, min_cosine=min_cosine, max_distance=max_distance, spread=spread
+    )
     return groups.labels
 
 
@@ -46,14 +51,20 @@ def test_equal_embeddings_of_pictures_that_look_different_are_not_joined(draw):
 
 
 @pytest.mark.parametrize("dim", [128, 512])
-def test_nearly_equal_rows_among_many_share_a_cell_and_are_joined(dim, draw):
+def test_nearly_equal_rows_among_many_are_joined_across_borders_of_cells_too(
+    dim, draw, monkeypatch
+):
     vectors = draw.normal(size=(5000, dim))
     vectors[2500:] = vectors[:2500] + draw.normal(size=(2500, dim)) * 0.07
     points = on_grid(vectors)
+    monkeypatch.setattr(semantic, "ROWS_PER_CELL", 500)
     labels = grouped(points, same_look(5000))
     joined = labels[2500:] == np.arange(2500)
-    assert joined.mean() > 0.85  # of vectors without any clusters: the borders are everywhere
+    assert joined.mean() > 0.99  # of vectors without any clusters: the borders are everywhere
     assert (labels[:2500] == np.arange(2500)).all()
+    monkeypatch.setattr(semantic, "_CELLS_PER_ROW", 1)
+    labels = grouped(points, same_look(5000))
+    assert (labels[2500:] == np.arange(2500)).mean() < 0.97
 
 
 def test_the_answer_is_the_same_with_any_number_of_threads(draw):
@@ -65,6 +76,26 @@ def test_the_answer_is_the_same_with_any_number_of_threads(draw):
     faiss.omp_set_num_threads(before)
     assert answers[0] == answers[1]
     assert len(set(answers[0])) < 4000
+
+
+@pytest.mark.parametrize("rows_per_shard", [300, 10_000])
+@pytest.mark.parametrize("spread", [InThreads(1), InThreads(3), elsewhere])
+def test_the_answer_is_the_same_in_any_shards_whoever_compares(
+    rows_per_shard, spread, draw, monkeypatch
+):
+    points = on_grid(draw.normal(size=(2500, 64)))
+    looks = Looks(draw.integers(0, 256, (2500, 32), dtype=np.uint8))
+    here = grouped(points, looks, min_cosine=0.4, max_distance=125).tolist()
+    assert 500 < len(set(here)) < 2500
+    monkeypatch.setattr(semantic, "_ROWS_PER_SHARD", rows_per_shard)
+    there = grouped(points, looks, min_cosine=0.4, max_distance=125, spread=spread)
+    assert there.tolist() == here
+
+
+def test_a_crowd_of_equal_rows_is_one_group(draw, monkeypatch):
+    monkeypatch.setattr(semantic, "_PAIRS_AT_ONCE", 1000)
+    points = on_grid(np.tile(draw.normal(size=(1, 16)), (300, 1)))
+    assert set(grouped(points, same_look(300)).tolist()) == {0}
 
 
 def test_products_on_the_grid_are_exact_in_any_order(draw):

@@ -3,7 +3,9 @@ import numpy as np
 import pytest
 
 from stages.people import graph
-from stages.people.graph import GRID, knn_graph, prepare, recall
+from stages.people.graph import GRID, knn_graph, prepare, recall, threads_of_faiss
+from stages.spread import InThreads
+from tests.stages.elsewhere import elsewhere
 from tests.stages.people.crowds import crowd
 
 
@@ -49,6 +51,41 @@ def test_the_approximate_graph_has_nearly_all_true_neighbours(monkeypatch, dim):
     assert np.array_equal(found.rows, knn_graph(points, 16).rows)
 
 
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("rows_per_shard", [500, 8192])
+def test_the_graph_is_the_same_in_any_shards_whoever_looks(monkeypatch, exact, rows_per_shard):
+    points, _ = prepare(crowd(people=120, photos=20, noise=0.06, dim=31)[1], "cosine")
+    monkeypatch.setattr(graph, "EXACT_ROWS", len(points) if exact else 1000)
+    here = knn_graph(points, 16, InThreads(1))
+    monkeypatch.setattr(graph, "_ROWS_PER_SHARD", rows_per_shard)
+    for spread in (InThreads(3), elsewhere):
+        there = knn_graph(points, 16, spread)
+        assert np.array_equal(there.rows, here.rows)
+        assert np.array_equal(there.squared, here.squared)
+
+
+def test_cells_and_codes_are_the_same_with_any_number_of_threads():
+    points, _ = prepare(crowd(people=100, photos=20)[1], "cosine")
+    codes = []
+    for threads in (1, 3):
+        with threads_of_faiss(threads):
+            codes.append(graph._codes(points))
+    assert np.array_equal(*codes)
+
+
+def test_fewer_candidates_than_wanted_end_in_none(monkeypatch):
+    points, _ = prepare(crowd(people=100, photos=20)[1], "cosine")
+    monkeypatch.setattr(graph, "EXACT_ROWS", 1000)
+    monkeypatch.setattr(graph, "_PROBED_CELLS", 1)
+    monkeypatch.setattr(graph, "_REFINED", 1)
+    found = knn_graph(points, 400)
+    missing = found.rows < 0
+    assert missing.any()
+    assert np.isinf(found.squared[missing]).all()
+    assert np.isfinite(found.squared[~missing]).all()
+    assert (np.diff(missing.astype(int), axis=1) >= 0).all()
+
+
 def test_recall_is_one_for_the_exact_graph_and_falls_with_what_is_missing():
     points, _ = prepare(crowd()[1], "cosine")
     exact = knn_graph(points, 8)
@@ -58,7 +95,7 @@ def test_recall_is_one_for_the_exact_graph_and_falls_with_what_is_missing():
 
 def test_the_threads_of_faiss_are_given_back():
     before = faiss.omp_get_max_threads()
-    knn_graph(prepare(crowd()[1], "cosine")[0], 4, threads=before + 1)
+    knn_graph(prepare(crowd()[1], "cosine")[0], 4, InThreads(before + 1))
     assert faiss.omp_get_max_threads() == before
 
 
@@ -69,6 +106,14 @@ def test_vectors_without_a_direction_are_told_apart():
     assert points[good].tolist() == [[1, 0], [0, 1]]
     assert np.isfinite(points).all()
     assert prepare(vectors, "l2")[1].tolist() == [True, False, False, True, True]
+
+
+def test_vectors_are_prepared_alike_however_many_at_once(monkeypatch):
+    vectors = crowd()[1]
+    vectors[7] = np.nan
+    whole = prepare(vectors, "cosine")
+    monkeypatch.setattr(graph, "_PREPARED_AT_ONCE", 17)
+    assert all(np.array_equal(a, b) for a, b in zip(prepare(vectors, "cosine"), whole, strict=True))
 
 
 def test_what_a_batch_changes_in_a_vector_the_grid_takes_away():

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from scipy.cluster.hierarchy import fcluster, linkage
 
+import stages.people.linkage as ours
 from stages.people.graph import prepare
 from stages.people.linkage import Groups, agglomerate, compact, unique_pairs
 from tests.stages.people.crowds import crowd, same_groups
@@ -89,3 +90,21 @@ def test_no_faces_and_no_pairs_are_no_trouble():
 
 def test_pairs_are_told_once_and_never_of_one():
     assert unique_pairs(np.array([[2, 1], [1, 2], [3, 3], [0, 3]]), 4).tolist() == [[0, 3], [1, 2]]
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 64, 1 << 25])
+def test_sums_are_the_same_however_few_vectors_are_added_at_once(at_once, monkeypatch):
+    """Of groups larger than a slice, smaller, and ones that begin in one and end in the next."""
+    _, vectors, labels = crowd(people=30, photos=5, dim=4)
+    labels = np.where(np.arange(len(labels)) % 9 == 0, -1, labels % 11)
+    points, _ = prepare(vectors, "l2")
+    monkeypatch.setattr(ours, "_NUMBERS_AT_ONCE", at_once)
+    groups = Groups.of(points, labels, 12)
+    for group in range(12):
+        members = points[labels == group].astype(np.float64)
+        assert groups.counts[group] == len(members)
+        assert np.array_equal(groups.sums[group], members.sum(axis=0))
+        assert groups.squares[group] == np.square(members).sum()
+    merged = groups.merged(np.arange(12) // 5, 3)
+    assert np.array_equal(merged.sums[1], groups.sums[5:10].sum(axis=0))
+    assert merged.counts.tolist() == [groups.counts[a : a + 5].sum() for a in (0, 5, 10)]

@@ -1,3 +1,5 @@
+from collections import defaultdict
+
 import pytest
 
 from infra.errors import BadInput
@@ -67,7 +69,69 @@ def test_lists_of_different_lengths_are_refused():
         ("a portrait of mary", []),
         ("", []),
         ("Anna \u0160koda and Anna \u0160koda", ["Anna \u0160koda"]),
+        # What stands around a name.
+        ("Yesterday Angela Merkel spoke. Tony listened", ["Angela Merkel"]),
+        ("US President George W. Bush waves", ["George W. Bush"]),
+        ("Samuel L. Jackson\u2019s hat, Charles' dog", ["Samuel L. Jackson"]),
+        ("Photo: Tom Hanks/Getty, 2019 -- Kate Winslet (r.)", ["Tom Hanks", "Kate Winslet"]),
+        ("#TomHanks @katewinslet tom hanks Tom", []),
+        ("Tom_Hanks_0001.jpg and IMG_2041.JPG", []),
+        # Nicknames, and what is no nickname.
+        ('Dwayne "The Rock" Johnson', ["Dwayne Johnson"]),
+        ("Dwayne \u201cThe Rock\u201d Johnson", ["Dwayne Johnson"]),
+        ("Dwayne 'The Rock' Johnson (left) smiles", ["Dwayne Johnson"]),
+        ("Katherine (Kate) Middleton", ["Katherine Middleton"]),
+        ('Tom Hanks in "Kate Smith" and more', ["Tom Hanks"]),
+        # Letters that are not ASCII: composed or not, and small ones are not capitals.
+        ("Jose\u0301 A\u0301lvarez \u00fcber Anna \u00f6ffnet", ["Jos\u00e9 \u00c1lvarez"]),
+        ("\u0412\u043b\u0430\u0434\u0438\u043c\u0438\u0440 \u041f\u0443\u0442\u0438\u043d", []),
+        ("\u6bdb\u6cfd\u4e1c \U0001f600 Tom\u00a0Hanks \U0001f600", ["Tom Hanks"]),
+        # Capitals everywhere: headlines, and names that shout.
+        ("Angela Merkel Visits Washington As Talks Begin", ["Angela Merkel"]),
+        ("Tom Hanks And Kate Winslet At The Premiere", ["Tom Hanks", "Kate Winslet"]),
+        ("TOM HANKS, KATE O'BRIEN", ["Tom Hanks", "Kate O'Brien"]),
+        ("John Paul II blesses", ["John Paul II"]),
+        # Hyphens, apostrophes, particles at the end of it.
+        ("Mary-Kate Olsen and D'Angelo Russell", ["Mary-Kate Olsen"]),
+        (
+            "Ludwig van Beethoven; Anna de la Cruz; Anna van",
+            ["Ludwig van Beethoven", "Anna de la Cruz"],
+        ),
+        ("George W. and Anna B.", []),
     ],
 )
 def test_full_names_are_found_in_captions(caption, names):
     assert names_in([caption]) == [names]
+
+
+def test_the_spellings_of_a_name_are_one_name():
+    captions = [
+        "Pen\u00e9lope Cruz", "Penelope Cruz", "PENELOPE CRUZ", "Penelope Cruz, 35",
+        "George W Bush", "George W. Bush", "George W. Bush", "Sean O\u2019Brien", "Sean O'Brien",
+    ]  # fmt: skip
+    found = names_in(captions)
+    assert found == [["Penelope Cruz"]] * 4 + [["George W. Bush"]] * 3 + [["Sean O'Brien"]] * 2
+    assert names_in(captions[::-1]) == found[::-1]
+
+
+CAPTIONS = {
+    "a": ["Actor Tom Hanks waves", "TOM HANKS AND KATE WINSLET ARRIVE", "Tom Hanks's car", "him"],
+    "b": ["Kate Winslet", "TOM HANKS AND KATE WINSLET ARRIVE", "Kate Winslet (l.), 2009"],
+    "two names": ["Marilyn Monroe", "Marilyn Monroe, born Norma Mortenson", "Marilyn Monroe"],
+    "always two": ["Anna Smith, born Anna Jones"] * 4,
+    "no names": ["a woman", "", "IMG_2041.JPG", "\u6bdb\u6cfd\u4e1c"],
+    "once": ["Angela Merkel"],
+}
+
+
+def test_identities_are_named_from_captions_as_they_are_on_the_web():
+    photos = defaultdict(list)
+    for face, captions in CAPTIONS.items():
+        for number, caption in enumerate(captions):
+            alone = "TOM HANKS AND" not in caption
+            photos[f"{face} {number}" if alone else caption, caption].append(face)
+    names = names_in([caption for _, caption in photos])
+    named = name_identities(list(photos.values()), names)
+    assert {face: each.name for face, each in named.items()} == {
+        "a": "Tom Hanks", "b": "Kate Winslet", "two names": "Marilyn Monroe",
+    }  # fmt: skip
