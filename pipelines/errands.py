@@ -16,7 +16,7 @@ VERBS = ("curate", "prepare", "train", "evaluate", "release", "deploy", "loop")
 _WITH_RECIPE = ("curate", "prepare", "train", "loop", "deploy")
 _PATHS: dict[str, tuple[str, ...]] = {
     "curate": ("recipe.source.path", "store"),
-    "prepare": ("recipe.corpus", "out"),
+    "prepare": ("recipe.corpus", "recipe.pairs", "out"),
     "train": ("recipe.data.path", "out"),
     "evaluate": (),
     "release": (),

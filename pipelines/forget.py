@@ -8,9 +8,9 @@ import base64
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -26,8 +26,10 @@ from infra.lineage import trained_on
 from infra.storage import Folder, open_folder
 from pipelines.forget_files import Gone, scrub
 from pipelines.forget_find import Found, by_face, by_id, tables, with_copies
-from pipelines.forget_records import correct_features, correct_run
+from pipelines.forget_records import correct_features, correct_pairs, correct_run
+from pipelines.forget_trained import feature_folders, learnt_from
 from pipelines.job import locked, utc_now
+from pipelines.pairs import RECORD as PAIRS
 from pipelines.thumbnails import face_thumbnail
 from pipelines.tombstones import FOLDER
 from stages.forgotten import tombstone
@@ -60,6 +62,10 @@ class Forgotten:
     runs: dict[str, int]
     models: tuple[str, ...]
     """Released models whose training corpus held them: they still know the person."""
+    features: dict[str, int]
+    """Samples that were taken out of prepared features, by folder."""
+    trained: tuple[str, ...]
+    """Folders of training runs on such a corpus: their checkpoints still know the person too."""
     told: tuple[str, ...]
     """What else a person should know."""
 
@@ -81,7 +87,7 @@ def find(store: Folder, face: str, id_: str, max_distance: float = 0.0) -> Found
     near = by_face(store, face, max_distance) if face else {}
     found = with_copies(store, near or (by_id(store, id_) if id_ else ()))
     first = tuple(sorted(near.items(), key=lambda item: (item[1], item[0])))
-    return Found(found.ids, found.files, found.urls, found.runs, found.corpora, first)
+    return replace(found, nearest=first)
 
 
 def show(store: Folder, found: Found) -> str:
@@ -136,19 +142,22 @@ def finish(store: Folder, console: Console) -> Forgotten:
         NotForgotten: Files of unknown kinds still name what was to go.
     """
     note = store.read_json(NOTE) or {}
-    gone = Gone(note["ids"], note["files"], note["urls"])
+    gone = Gone(note["ids"], note["files"], note["urls"], note["people"])
     homes = (store, *map(open_folder, note["also"]))
     with ExitStack() as stack:
         for run in store.folders():
             if run.exists("recipe.yaml"):
                 stack.enter_context(locked(run))
         _bury(store, note)
-        corpora = set(note["corpora"]).union(*(_learnt_from(home, gone) for home in homes))
-        # Before features are touched: afterwards they do not say any more that they held them.
-        store.write_json(NOTE, note | {"corpora": sorted(corpora)})
+        if "trained" not in note:
+            # Before features are touched: afterwards they do not say any more that they held them.
+            learnt = learnt_from(homes, gone, note["corpora"])
+            note |= {"corpora": sorted(learnt.corpora), "features": learnt.features,
+                     "trained": sorted(learnt.trained)}  # fmt: skip
+            store.write_json(NOTE, note)
         for home in homes:
             _scrub(home, gone)
-            _drop_sheets(home, corpora, set(note["runs"]))
+            _drop_sheets(home, note["corpora"], note["runs"])
         told = [
             f"The pictures of {run} are also in an MLflow that is not the store's: delete "
             "report.html of that run there."
@@ -159,17 +168,23 @@ def finish(store: Folder, console: Console) -> Forgotten:
             if (store / run).exists("seed"):
                 correct_run(store, run)
             console.print(f"forgotten in {run}", markup=False)
-        if left := [path for path in _others(store) if gone.within(_bytes(store, path))]:
-            raise NotForgotten(left)
+        left = [path for path in _others(store) if gone.within(_bytes(store, path))]
+        for path in (stale := [path for path in left if _is_old_report(path)]):
+            store.fs.delete_file(path)
+        if others := [path for path in left if path not in stale]:
+            raise NotForgotten(others)
         try:
-            models = trained_on(store, corpora)
+            models = trained_on(store, note["corpora"])
         except BadInput as error:
             models = []
             told.append(f"Which models were trained on them is not known: {error}")
     for name in (SHEET, NOTE):
         if store.exists(name):
             store.fs.delete_file(f"{store.path}/{name}")
-    return Forgotten(len(note["ids"]), note["runs"], tuple(models), tuple(told))
+    return Forgotten(
+        rows=len(note["ids"]), runs=note["runs"], models=tuple(models), features=note["features"],
+        trained=tuple(note["trained"]), told=tuple(told),
+    )  # fmt: skip
 
 
 def _bury(store: Folder, note: Mapping[str, Any]) -> None:
@@ -185,36 +200,28 @@ def _others(store: Folder) -> list[str]:
     return [path for path in store.files() if not path.endswith(skipped)]
 
 
+def _is_old_report(path: str) -> bool:
+    """Say whether MLflow keeps a page there that a later end of its run has replaced."""
+    return "/mlartifacts/" in path and path.endswith("/report.html")
+
+
 def _bytes(store: Folder, path: str) -> bytes:
     return store.read(path.removeprefix(f"{store.path}/"))
 
 
-def _features(home: Folder) -> list[Folder]:
-    """List the folders of finished features."""
-    return [Folder(home.fs, path.rpartition("/")[0]) for path in home.files("/features.json")]
-
-
-def _learnt_from(home: Folder, gone: Gone) -> set[str]:
-    """Return the digests of corpora whose features hold a row that is to go."""
-    corpora = set()
-    for folder in _features(home):
-        index = pq.read_table(f"{folder.path}/index.parquet", filesystem=home.fs, columns=["id"])
-        if pc.any(gone.among(index["id"])).as_py():
-            corpora.add(str((folder.read_json("features.json") or {})["corpus"]))
-    return corpora
-
-
 def _scrub(home: Folder, gone: Gone) -> None:
     """Take the rows out of every file."""
-    features = _features(home)
+    features, records = feature_folders(home), home.files(f"/{PAIRS}")
     for path in home.files():
         if not path.endswith(("/.lock", f"/{NOTE}", f"/{SHEET}")):
             scrub(home, path, gone)
     for folder in features:
         correct_features(folder)
+    for path in records:
+        correct_pairs(Folder(home.fs, path.rpartition("/")[0]))
 
 
-def _drop_sheets(home: Folder, corpora: set[str], runs: set[str]) -> None:
+def _drop_sheets(home: Folder, corpora: Collection[str], runs: Collection[str]) -> None:
     """Delete the pages that show held-out people of a corpus: who is on them is not known."""
     for path in home.files("/scores.json"):
         folder = Folder(home.fs, path.rpartition("/")[0])

@@ -19,8 +19,10 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from infra.storage import Folder
-from stages.forgotten import forgotten_row
+from stages.forgotten import forgotten_row, tombstone
 
+PERSON = "person"
+"""The column that names people where rows have no id: of features' index, and of scores."""
 _PICTURES = ("image_file", "face_file", "insightface_feature_file")
 
 
@@ -31,18 +33,28 @@ class Gone:
         ids: Of rows.
         files: Their pictures' sha256.
         urls: Where they were.
+        people: Labels and identities that no other row has.
     """
 
-    def __init__(self, ids: Collection[str], files: Collection[str], urls: Collection[str]) -> None:
+    def __init__(
+        self,
+        ids: Collection[str],
+        files: Collection[str],
+        urls: Collection[str],
+        people: Collection[str] = (),
+    ) -> None:
         self.ids = frozenset(ids)
         self.texts = self.ids | frozenset(files) | frozenset(urls)
         # One URL may be the beginning of another's, so they are not looked for in bytes.
         self.needles = tuple(sorted(text.encode() for text in self.ids | frozenset(files)))
         self._values = pa.array(sorted(self.texts), pa.string())
+        # A label may be a common word, so it is looked for in columns of people alone.
+        self._people = pa.array(sorted(self.texts | frozenset(people)), pa.string())
 
-    def among(self, column: pa.ChunkedArray) -> Any:  # noqa: ANN401
+    def among(self, column: pa.ChunkedArray, name: str = "") -> Any:  # noqa: ANN401
         """Say which texts of a column are to go."""
-        return pc.fill_null(pc.is_in(column, value_set=self._values), fill_value=False)
+        values = self._people if name == PERSON else self._values
+        return pc.fill_null(pc.is_in(column, value_set=values), fill_value=False)
 
     def within(self, data: bytes) -> bool:
         """Say whether any of it is in some bytes."""
@@ -52,7 +64,7 @@ class Gone:
 def scrub(folder: Folder, path: str, gone: Gone) -> None:
     """Take rows out of one file, or delete it where all of it goes."""
     name = PurePosixPath(path).name
-    if name.partition(".")[0] in gone.ids or name.endswith(".tmp"):
+    if name.partition(".")[0] in gone.ids or name.endswith((".tmp", ".part")):
         folder.fs.delete_file(path)  # a row's own file; what a crash left half written
     elif name.endswith(".parquet"):
         _parquet(folder, path, gone)
@@ -69,7 +81,7 @@ def _name(folder: Folder, path: str) -> str:
 
 
 def _parquet(folder: Folder, path: str, gone: Gone) -> None:
-    """Blank the rows of jobs that account for every row, and drop those of all other tables."""
+    """Blank the rows of jobs that account for every row, and drop those of most other tables."""
     try:
         file = pq.ParquetFile(folder.fs.open_input_file(path))
     except pa.ArrowInvalid:
@@ -80,7 +92,7 @@ def _parquet(folder: Folder, path: str, gone: Gone) -> None:
     if not texts:
         return
     light = file.read(columns=texts)
-    masks = [gone.among(light[name]) for name in texts]
+    masks = [gone.among(light[name], name) for name in texts]
     hit = np.logical_or.reduce([np.asarray(mask, dtype=bool) for mask in masks])
     if not hit.any():
         return
@@ -94,6 +106,10 @@ def _parquet(folder: Folder, path: str, gone: Gone) -> None:
         place = np.arange(rows.num_rows)
         place[hit] = rows.num_rows + np.arange(len(blanks))
         rows = pa.concat_tables([rows, blank]).take(pa.array(place))
+    elif "/checkpoint/" in path:
+        # Notes of which rows are written. These are, blank, by the id that a seed gives them now.
+        noted = [tombstone(id_) if id_ in gone.ids else id_ for id_ in rows["id"].to_pylist()]
+        rows = rows.set_column(columns.get_field_index("id"), "id", pa.array(noted))
     else:
         rows = rows.filter(pa.array(~hit))
     folder.write_table(_name(folder, path), rows.combine_chunks())
@@ -150,7 +166,8 @@ def _safetensors(folder: Folder, path: str, gone: Gone) -> None:
         _, dot, bucket = name.partition(".")
         # What differs in shape between buckets is held once per bucket, the rows of it alone.
         left[name] = tensor[stay[buckets == int(bucket)] if dot else stay]
-    for name in ("ids", "labels", "captions", "buckets"):
+    # Every list has one entry per row.
+    for name in [name for name, values in about.items() if isinstance(values, list)]:
         about[name] = [value for value, stays in zip(about[name], stay, strict=True) if stays]
     left = {name: np.ascontiguousarray(tensor) for name, tensor in left.items() if len(tensor)}
     folder.write(_name(folder, path), save(left, {"rows": json.dumps(about)}))

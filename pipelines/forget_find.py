@@ -15,12 +15,14 @@ from jaxtyping import Float32
 from infra.configuration import digest, overlay
 from infra.errors import BadInput, UnreadableSource
 from infra.storage import Folder
+from pipelines.forget_files import PERSON
 from pipelines.recipes import FaceSettings, Recipe
 from stages.decode import BadPicture, decode
 from stages.models.backend import load_detector, load_embedder
 from stages.models.faces import Embedder, distance
 
-_LINKS = ("id", "dup_of", "sha256", "url", "final_url")
+_PEOPLE = ("label", "identity", PERSON)
+_LINKS = ("id", "dup_of", "sha256", "url", "final_url", *_PEOPLE)
 _WORK_PX = 1600
 
 
@@ -34,6 +36,8 @@ class Found:
     urls: tuple[str, ...]
     runs: dict[str, int]
     """Rows of the person by folder of the store: runs, and features or pairs beside them."""
+    people: tuple[str, ...] = ()
+    """Labels and identities that no other row of the store has."""
     corpora: tuple[str, ...] = ()
     """Digests of the corpora that they are in, as features have them."""
     nearest: tuple[tuple[str, float], ...] = field(default=())
@@ -153,11 +157,16 @@ def with_copies(store: Folder, ids: Iterable[str]) -> Found:
             known.update(text for row in hit for text in (row["id"], row["dup_of"]) if text)
             files.update(row["sha256"] for row in hit if row["sha256"])
             urls.update(row[name] for row in hit for name in ("url", "final_url") if row[name])
+    theirs, others = set[str](), set[str]()
     for path, rows in links:
         run = path.removeprefix(f"{store.path}/").partition("/")[0]
-        hit = rows.filter(_any_in(rows, known, ("id",)))["id"].to_pylist()
-        if hit:
-            runs.setdefault(run, set()).update(hit)
+        mask = _any_in(rows, known, ("id",))
+        hit = rows.filter(mask)
+        if hit.num_rows:
+            runs.setdefault(run, set()).update(hit["id"].to_pylist())
+        for name in _PEOPLE:
+            theirs.update(pc.unique(hit[name]).to_pylist())
+            others.update(pc.unique(rows.filter(pc.invert(mask))[name]).to_pylist())
     counts = {run: len(rows) for run, rows in sorted(runs.items())}
     corpora = tuple(corpus_of(store / run) for run in counts)
     return Found(
@@ -165,6 +174,7 @@ def with_copies(store: Folder, ids: Iterable[str]) -> Found:
         files=tuple(sorted(files)),
         urls=tuple(sorted(urls)),
         runs=counts,
+        people=tuple(sorted(text for text in theirs - others if text)),
         corpora=tuple(each for each in corpora if each),
     )
 

@@ -2,12 +2,13 @@
 
 import hashlib
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from safetensors import safe_open
 
@@ -16,6 +17,7 @@ from infra.storage import Folder
 from pipelines.dedupe import read
 from pipelines.forget_find import recipe_of
 from pipelines.job import JobRecord, counts
+from pipelines.pairs import RECORD as PAIRS
 from pipelines.people import SUMMARY, summary
 from pipelines.record import summarise, tell
 from pipelines.retry import RetriedRun
@@ -107,6 +109,19 @@ def _tell_again(store: Folder, name: str, finished: dict[str, Any]) -> None:
         place = PurePosixPath(path)
         if finished["mlflow"] and finished["mlflow"] in place.parts and place.name in texts:
             store.write(path.removeprefix(f"{store.path}/"), texts[place.name])
+
+
+def correct_pairs(folder: Folder) -> None:
+    """Count the pairs of a folder again; photos and people are told as they were paired."""
+    record = folder.read_json(PAIRS) or {}
+    path = f"{folder.path}/pairs.parquet"
+    if "paired" not in record or not folder.exists("pairs.parquet"):
+        return
+    rows = pq.read_table(path, filesystem=folder.fs, columns=["kind", "stratum"])
+    alone = rows.filter(pc.equal(rows["kind"], "pair"))
+    for name, column in (("matches", rows["kind"]), ("strata", alone["stratum"])):
+        record["paired"][name] = dict(sorted(Counter(column.to_pylist()).items()))
+    folder.write_json(PAIRS, record)
 
 
 def correct_features(folder: Folder) -> bool:

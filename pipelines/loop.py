@@ -126,6 +126,10 @@ def _pairs(work: Looping) -> None:
 
 def _prepare(work: Looping) -> None:
     asked = replace(work.recipe.prepare, corpus=work.of("curate", "path"))
+    inputs = {"corpus": asked.corpus}
+    if "pairs" in work.steps:
+        asked = replace(asked, people="identity", pairs=work.of("pairs", "path"))
+        inputs["pairs"] = asked.pairs
     features = f"{work.home.path}/{asked.name}-features-{digest(to_dict(asked))[:8]}"
 
     def prepared() -> dict[str, Any]:
@@ -134,7 +138,7 @@ def _prepare(work: Looping) -> None:
         gpus = 1.0 if work.recipe.train.scale.use_gpu else 0.0
         return asdict(prepare(asked, features, work.console, work.address, gpus))
 
-    work.do("prepare", work.recipe.prepare, {"corpus": asked.corpus}, prepared)
+    work.do("prepare", work.recipe.prepare, inputs, prepared)
 
 
 def _train(work: Looping) -> None:

@@ -27,7 +27,8 @@ class PairingSettings:
     """Whether and how photos of one person are brought together."""
 
     make: bool = False
-    """Write pairs, triplets and groups beside the features, for trainers that read them."""
+    """Write pairs, triplets and groups, and train on the pairs: a photograph is drawn from the face
+    on one that it is paired with, and people are the identities that curation found."""
     recipe: Annotated[PairSettings, tyro.conf.arg(name="")] = field(default_factory=PairSettings)
 
 
@@ -73,6 +74,11 @@ class LoopRecipe:
     def __post_init__(self) -> None:
         if self.prepare.corpus:
             raise BadValue("prepare.corpus", self.prepare.corpus, "leave it out: it is curated.")
+        if self.prepare.pairs:
+            raise BadValue("prepare.pairs", self.prepare.pairs, "give --pairs.make instead.")
+        if self.pairs.make and self.prepare.people in ("self", "embedding"):
+            cure = "pairs are of the identities that curation found: leave it out."
+            raise BadValue("prepare.people", self.prepare.people, cure)
         if self.train.data.path:
             raise BadValue("train.data.path", self.train.data.path, "leave it out: it is prepared.")
         measured, served = self.curate.faces.backend, self.deploy.recipe.faces.backend

@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from infra.configuration import digest, to_dict
-from infra.errors import UnreadableSource
 from infra.storage import Folder, open_folder
 from pipelines.export import SUFFIX, crop
+from pipelines.exported import export_files
 from stages.landmarks import arcface5, unflatten
 from stages.models.faces import SCHEMES
 from stages.people.pairs import Match, Photos, aligned, gaps, match
@@ -87,7 +87,7 @@ def pairs(corpus: str, out: str, settings: PairSettings, console: Console) -> Pa
     Raises:
         UnreadableSource: There is no finished export, or it names no identities.
     """
-    home, files = _files(corpus)
+    home, files = export_files(corpus, "identity")
     folder = open_folder(out).make()
     seen = [[path.rpartition("/")[2], home.fs.get_file_info(path).size] for path in files]
     wanted = digest(to_dict(settings), seen)
@@ -118,23 +118,6 @@ def pairs(corpus: str, out: str, settings: PairSettings, console: Console) -> Pa
     )
     folder.write_json(RECORD, {"fingerprint": wanted, "paired": asdict(paired)})
     return paired
-
-
-def _files(corpus: str) -> tuple[Folder, list[str]]:
-    """Find the Parquet files of an export that names identities."""
-    if not corpus:
-        raise UnreadableSource("", "no corpus is given", "Name a run of `visage curate`.")
-    home = open_folder(corpus)
-    for folder in (home / "export/parquet", home / "parquet", home):
-        files = [path for path in folder.files(".parquet") if "/part-" in path]
-        if files and folder.path == files[0].rpartition("/")[0]:
-            if "identity" not in pq.read_schema(files[0], filesystem=home.fs).names:
-                cure = "Curate it again: the same command goes on from its pictures."
-                raise UnreadableSource(corpus, "its export names no identities", cure)
-            return home, files
-    if home.exists("run.json"):
-        return home, []  # a finished run that kept nothing
-    raise UnreadableSource(corpus, "no exported corpus is there", "Name a run of `visage curate`.")
 
 
 def _read(home: Folder, files: list[str], min_score: float) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ were under way and nothing is prepared twice.
 """
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,13 +15,23 @@ from rich.console import Console
 from infra.cluster import cluster
 from infra.configuration import digest, to_dict
 from infra.errors import BadValue, UnreadableSource
+from pipelines.exported import export_files
 from pipelines.parallel import spread
 from pipelines.prepare_finish import Prepared, finish
+from pipelines.prepare_pairs import read_pairs
 from pipelines.prepare_pictures import Cut, backend_of, cut
 from pipelines.prepare_recipes import PrepareRecipe
-from pipelines.prepare_shards import Plan, pixels, shard_path, write_empty, write_shard
+from pipelines.prepare_shards import (
+    Plan,
+    nothing_usable,
+    pixels,
+    shard_path,
+    usable,
+    write_empty,
+    write_shard,
+)
 from pipelines.progress import Reporter
-from training.features import EMPTY_FILE
+from training.features import EMPTY_FILE, PAIRS_FILE
 from training.nets.codec import BESIDE, CODEC_FILE, PatchCodec
 from training.nets.references import CODEC_PARTS, IMAGE_PARTS, TEXT_PARTS, weights_version
 
@@ -37,7 +48,8 @@ def prepare(
 ) -> Prepared:
     """Write the features of a corpus into ``out``; go on where an earlier try stopped.
 
-    Weights of ``file:`` references count by their bytes: altered ones are prepared with anew.
+    Weights of ``file:`` references count by their bytes: altered ones are prepared with anew. Other
+    pairs change which photographs are shown for which, and cost no feature.
 
     Args:
         recipe: What to make.
@@ -47,22 +59,29 @@ def prepare(
         gpus_per_task: GPUs that each task takes, 0.25 for four tasks on one; 0: all on CPUs.
 
     Raises:
-        UnreadableSource: The corpus is no finished export, or nobody in it has a face.
+        UnreadableSource: The corpus is no finished export, nothing in it can be learnt from, or
+            the pairs are none, or not its own.
         BadInput: The corpus mixes identity encoders, a recipe's value does not fit it, weights
             cannot be had, or there is no GPU.
     """
-    files = _corpus_files(recipe.corpus)
+    files = _corpus_files(recipe)
     embedder = _embedder(files, recipe)
+    pairs = read_pairs(recipe.pairs)
     corpus = digest([[path.name, path.stat().st_size] for path in files])
     folder = Path(out)
     weights = _weights(recipe)
-    wanted = digest(to_dict(recipe), corpus, weights)
+    wanted = digest(to_dict(replace(recipe, pairs="")), corpus, weights)
     marker = folder / "prepare.json"
-    if not marker.exists() or json.loads(marker.read_text())["fingerprint"] != wanted:
+    before = json.loads(marker.read_text()) if marker.exists() else {}
+    if before.get("fingerprint") != wanted:
         _clear(folder)
+    elif before.get("pairs") != pairs.digest:
+        (folder / "features.json").unlink(missing_ok=True)
     (folder / "shards").mkdir(parents=True, exist_ok=True)
     about = {"fingerprint": wanted, "recipe": to_dict(recipe), "corpus": corpus}
-    marker.write_text(json.dumps(about, indent=2) + "\n")
+    beside = folder / "prepare.json.part"
+    beside.write_text(json.dumps(about | {"pairs": pairs.digest}, indent=2) + "\n")
+    beside.replace(marker)
     codec = recipe.codec
     if codec == "patches":
         codec = _fit(recipe, folder, files)
@@ -82,18 +101,18 @@ def prepare(
         for rows in spread(write_shard, todo, plan, at_once=cpus, num_gpus=gpus_per_task):
             done += rows
             reporter.rows(done)
-    return replace(finish(plan, corpus, embedder), path=out)
+    return replace(finish(plan, corpus, embedder, pairs), path=out)
 
 
-def _corpus_files(corpus: str) -> list[Path]:
+def _corpus_files(recipe: PrepareRecipe) -> list[Path]:
     """Find the Parquet files of an export."""
-    home = Path(corpus).expanduser() if corpus else Path("no corpus")
-    for folder in (home / "export/parquet", home / "parquet", home):
-        if files := sorted(folder.glob("part-*.parquet")):
-            return files
-    raise UnreadableSource(
-        corpus, "no exported corpus is there", "Name a run of `visage curate` with --corpus."
-    )
+    home, files = export_files(recipe.corpus, "identity" if recipe.people == "identity" else "")
+    if not files:
+        cure = "Its report.html says why; curate it differently."
+        raise UnreadableSource(recipe.corpus, "that run kept no picture", cure)
+    if not home.is_local:
+        raise UnreadableSource(recipe.corpus, "it is in an object store", "Copy it to a folder.")
+    return [Path(path) for path in files]
 
 
 def _embedder(files: list[Path], recipe: PrepareRecipe) -> str:
@@ -134,7 +153,7 @@ def _weights(recipe: PrepareRecipe) -> dict[str, str]:
 
 def _clear(folder: Path) -> None:
     """Remove what another recipe or corpus left."""
-    for name in ("features.json", "index.parquet", CODEC_FILE, EMPTY_FILE):
+    for name in ("features.json", "index.parquet", PAIRS_FILE, CODEC_FILE, EMPTY_FILE):
         (folder / name).unlink(missing_ok=True)
     for path in (folder / "shards").glob("*"):
         path.unlink()
@@ -144,11 +163,14 @@ def _fit(recipe: PrepareRecipe, folder: Path, files: list[Path]) -> str:
     """Fit the patch code to the corpus and write it, if it is not there; return its reference."""
     if not (folder / CODEC_FILE).exists():
         cuts: list[Cut] = []
+        counts: Counter[str] = Counter()
         for path in files:
             rows = pq.read_table(path).to_pylist()
-            cuts += [cut(row, recipe) for row in rows if row["num_faces"]]
+            cuts += [cut(row, recipe) for row in usable(rows, recipe, counts)]
             if len(cuts) >= FIT_ROWS:
                 break
+        if not cuts:
+            raise nothing_usable(recipe, counts)
         codec = PatchCodec()
         codec.fit(pixels([each.picture for each in cuts[:FIT_ROWS]]))
         beside = folder / f"{CODEC_FILE}.part"

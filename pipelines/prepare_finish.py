@@ -2,21 +2,23 @@
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
 from safetensors import safe_open
 
-from infra.errors import UnreadableSource
+from pipelines.prepare_pairs import Pairs
 from pipelines.prepare_pictures import backend_of
 from pipelines.prepare_recipes import PrepareRecipe
-from pipelines.prepare_shards import Plan
-from stages.models.faces import Embedder
+from pipelines.prepare_shards import Plan, nothing_usable
+from stages.people.clusters import find_people
+from stages.people.identify import limits_of
+from stages.people.settings import PeopleSettings
+from stages.people.thresholds import grouping_points
 from training.aspects import aspect_sizes
-from training.features import Features, write_index
-from training.people import group_people
+from training.features import Features, write_index, write_pairs
 
 Shape = tuple[int, ...]
 
@@ -30,12 +32,20 @@ class Prepared:
     people: int
     left_out: int
     """Corpus rows without a face, which have no identity to learn."""
+    nobody: int
+    """Rows left out because their main face is of no identity."""
+    bad_embedding: int
+    """Rows left out because their identity vector holds NaN or infinity."""
     too_small: int
     """Rows left out because they would be enlarged more than the recipe allows."""
     enlarged: int
     """Samples whose pictures were enlarged at all."""
     cut_captions: int
     """Samples whose captions are longer than the text encoder reads."""
+    pairs: int
+    """Pairs that are used: both photographs are samples, of one person."""
+    paired: int
+    """Samples that are drawn from a photograph they are paired with."""
 
 
 @dataclass(frozen=True)
@@ -43,45 +53,46 @@ class _Shards:
     """What all shards hold together."""
 
     index: list[dict[str, Any]]
-    """One row per sample: what the index says, and its label."""
+    """One row per sample: what the index says, and its label and identity."""
     vectors: Float32[np.ndarray, "samples dim"]
     shapes: dict[str, Shape]
     """Of one sample, by feature."""
     counts: Counter[str]
 
 
-def finish(plan: Plan, corpus: str, embedder: str) -> Prepared:
-    """Write the index and, last, what the features are.
+def finish(plan: Plan, corpus: str, embedder: str, pairs: Pairs) -> Prepared:
+    """Write the index, the pairs and, last, what the features are.
 
     Raises:
-        UnreadableSource: No picture was large enough.
+        UnreadableSource: No picture can be learnt from, or none of the pairs is of these.
     """
     recipe, shards = plan.recipe, _read(plan)
     if not shards.index:
-        raise UnreadableSource(
-            recipe.corpus,
-            f"all {shards.counts['too_small']} pictures would be enlarged more than "
-            f"{recipe.max_enlarge:g} times",
-            "Lower --image-px, or raise --max-enlarge.",
-        )
+        raise nothing_usable(recipe, shards.counts)
     people = _people(shards, recipe, embedder)
     several = len(aspect_sizes(recipe.aspects, recipe.image_px)) > 1
-    left = ("label", *(() if several else ("bucket", "place")))
+    left = ("label", "identity", *(() if several else ("bucket", "place")))
     index = [
         {"id": row["id"], "person": person, **{k: v for k, v in row.items() if k not in left}}
         for row, person in zip(shards.index, people, strict=True)
     ]
+    used = pairs.among({str(row["id"]): str(row["person"]) for row in index}, recipe.pairs)
     write_index(plan.folder, index)
-    _features(plan, corpus, embedder, shards).write(plan.folder)
+    write_pairs(plan.folder, used)
+    replace(_features(plan, corpus, embedder, shards), pairs=pairs.digest).write(plan.folder)
     counts = shards.counts
     return Prepared(
         path=str(plan.folder),
         samples=len(index),
         people=len(set(people)),
         left_out=counts["faceless"],
+        nobody=counts["nobody"],
+        bad_embedding=counts["bad_embedding"],
         too_small=counts["too_small"],
         enlarged=counts["enlarged"],
         cut_captions=counts["cut_captions"],
+        pairs=len(used),
+        paired=len({target for _, target in used}),
     )
 
 
@@ -101,12 +112,12 @@ def _read(plan: Plan) -> _Shards:
             shapes |= {n: tuple(held.get_slice(n).get_shape()[1:]) for n in held.keys()}  # noqa: SIM118
         seen: Counter[int] = Counter()
         number = int(path.stem.removeprefix("shard-"))
-        columns = zip(
-            about["ids"], about["labels"], about["captions"], about["buckets"], strict=True
-        )
-        for row, (id_, label, caption, bucket) in enumerate(columns):
+        names = ("ids", "labels", "identities", "captions", "buckets")
+        columns = zip(*(about[name] for name in names), strict=True)
+        for row, (id_, label, identity, caption, bucket) in enumerate(columns):
             place = {"shard": number, "row": row, "bucket": bucket, "place": seen[bucket]}
-            index.append({"id": id_, "label": label, "caption": caption, **place})
+            who = {"id": id_, "label": label, "identity": identity}
+            index.append(who | {"caption": caption} | place)
             seen[bucket] += 1
     every = np.concatenate(vectors) if vectors else np.empty((0, 0), np.float32)
     return _Shards(index, every, shapes, counts)
@@ -120,26 +131,11 @@ def _people(shards: _Shards, recipe: PrepareRecipe, embedder: str) -> list[str]:
     if recipe.people == "label":
         labels = [row["label"] for row in shards.index]
         return [label or id_ for label, id_ in zip(labels, ids, strict=True)]
-    kind = _encoder(embedder)
-    # In the order of ids, so that the groups do not depend on how rows are laid out in files.
-    order = np.argsort(np.array(ids))
-    below = recipe.same_person_below or kind.same_person_below
-    groups = group_people(shards.vectors[order], below, kind.metric)
-    people = list(ids)
-    for place, first in enumerate(groups.tolist()):
-        people[order[place]] = ids[order[first]]
-    return people
-
-
-def _encoder(embedder: str) -> type[Embedder]:
-    """Return the class of an encoder, which knows how its vectors are compared."""
-    if backend_of(embedder) == "dlib":
-        from stages.models.dlib_faces import DlibEmbedder
-
-        return DlibEmbedder
-    from stages.models.insightface_faces import InsightEmbedder
-
-    return InsightEmbedder
+    if recipe.people == "identity":
+        return [str(row["identity"]) for row in shards.index]
+    limits = PeopleSettings(pair_below=recipe.pair_below)
+    points = limits_of(limits, grouping_points(backend_of(embedder)))
+    return find_people(ids, shards.vectors, points, min_photos=1).identity
 
 
 def _features(plan: Plan, corpus: str, embedder: str, shards: _Shards) -> Features:

@@ -33,12 +33,16 @@ class PrepareRecipe:
     text. An empty caption is the empty prompt."""
     image_encoder: str = ""
     """CLIP weights that see the aligned face, for IP-Adapter-FaceID-Plus; empty: none."""
-    people: Literal["label", "self", "embedding"] = "label"
-    """Whose photographs belong together: by the source's label; each only to itself; or those that
-    are all one person to the identity encoder (see training.people)."""
-    same_person_below: float = 0.0
-    """embedding: distance under which two photographs show one person; 0: what the encoder's
-    author says. The more people, the more strangers are that near: lower it for large corpora."""
+    people: Literal["label", "identity", "self", "embedding"] = "label"
+    """Whose photographs belong together: by the source's label; by the identity that curation
+    found, and then photographs of nobody are left out; each only to itself; or those that are one
+    person by their vectors (see stages.people.clusters)."""
+    pairs: str = ""
+    """identity: folder of `visage pairs` on this corpus. A photograph is then drawn from the face
+    on one that it is paired with (CrossFaceID), and not from just any of the same person."""
+    pair_below: float = 0.0
+    """embedding: distance below which two single photographs show one person; 0: the encoder's
+    own. The more people there are, the lower it must be."""
     batch_rows: int = 32
     """Pictures that the models see at once: what bounds memory."""
 
@@ -55,7 +59,9 @@ class PrepareRecipe:
             raise BadValue("aspects", self.aspects, "only `cover` has other shapes than '1:1'.")
         if self.codec == "patches" and len(self.aspects) > 1:
             raise BadValue("aspects", self.aspects, "the patch codec is fitted to one shape.")
-        for name in ("max_enlarge", "same_person_below"):
+        if self.pairs and self.people != "identity":
+            raise BadValue("people", self.people, "pairs are of identities: give identity.")
+        for name in ("max_enlarge", "pair_below"):
             if getattr(self, name) < 0:
                 raise BadValue(name, getattr(self, name), "give 0 or more.")
         if self.batch_rows < 1:

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from infra.errors import UnreadableSource
 from pipelines.prepare_pictures import Cut, Row, bucket_of, cut, enlargement, face_mask
 from pipelines.prepare_recipes import PrepareRecipe
 from stages.types import RGB
@@ -94,7 +95,7 @@ def write_shard(place: tuple[int, Path], plan: Plan) -> int:
     torch.set_num_threads(1)
     recipe, every = plan.recipe, pq.read_table(path).to_pylist()
     counts: Counter[str] = Counter()
-    rows = sorted(_usable(every, recipe, counts), key=lambda row: bucket_of(row, recipe))
+    rows = sorted(usable(every, recipe, counts), key=lambda row: bucket_of(row, recipe))
     parts: dict[str, list[Tensor]] = defaultdict(list)
     for chunk in _chunks(rows, recipe):
         for name, tensor in _features(chunk, plan, counts).items():
@@ -103,6 +104,7 @@ def write_shard(place: tuple[int, Path], plan: Plan) -> int:
     about = {
         "ids": [row["id"] for row in rows],
         "labels": [row["label"] or "" for row in rows],
+        "identities": [row.get("identity") or "" for row in rows],
         "captions": [row["caption"] or "" for row in rows],
         "buckets": [bucket_of(row, recipe) for row in rows],
         "counts": dict(sorted(counts.items())),
@@ -111,12 +113,18 @@ def write_shard(place: tuple[int, Path], plan: Plan) -> int:
     return len(every)
 
 
-def _usable(every: Iterable[Row], recipe: PrepareRecipe, counts: Counter[str]) -> list[Row]:
+def usable(every: Iterable[Row], recipe: PrepareRecipe, counts: Counter[str]) -> list[Row]:
     """Return the rows that can be learnt from; count the others, and the enlarged."""
     rows: list[Row] = []
     for row in every:
         if not row["num_faces"]:
             counts["faceless"] += 1
+            continue
+        if not np.isfinite(row["face_embeddings"][0]).all():
+            counts["bad_embedding"] += 1
+            continue
+        if recipe.people == "identity" and not row["identity"]:
+            counts["nobody"] += 1
             continue
         times = enlargement(row, recipe)
         if recipe.max_enlarge and times > recipe.max_enlarge:
@@ -125,6 +133,26 @@ def _usable(every: Iterable[Row], recipe: PrepareRecipe, counts: Counter[str]) -
         counts["enlarged"] += times > 1
         rows.append(row)
     return rows
+
+
+def nothing_usable(recipe: PrepareRecipe, counts: Counter[str]) -> UnreadableSource:
+    """Say why nothing of a corpus can be learnt from, and the cure for most of it."""
+    reasons = {
+        "too_small": (
+            f"pictures would be enlarged more than {recipe.max_enlarge:g} times",
+            "Lower --image-px, or raise --max-enlarge.",
+        ),
+        "nobody": (
+            "photographs are of nobody",
+            "Curate it with --people.min-photos 1, or give --people label.",
+        ),
+        "bad_embedding": ("identity vectors hold NaN or infinity", "Curate it anew."),
+        "faceless": ("pictures have no face", "Curate it differently."),
+    }
+    found = sorted(((counts[name], name) for name in reasons if counts[name]), reverse=True)
+    said = ", ".join(f"{count:,} {reasons[name][0]}" for count, name in found)
+    cure = reasons[found[0][1]][1] if found else "Curate it differently."
+    return UnreadableSource(recipe.corpus, f"nothing can be learnt from: {said or 'no rows'}", cure)
 
 
 def _chunks(rows: list[Row], recipe: PrepareRecipe) -> Iterable[list[Row]]:

@@ -54,7 +54,7 @@ def train(recipe: TrainRecipe, out: str, console: Console, address: str = "") ->
             process trains the same run, or there are fewer GPUs or CPUs than workers.
     """
     prepared = _prepared(recipe)
-    name = run_name(recipe, prepared.features.corpus)
+    name = run_name(recipe, prepared.features.corpus + prepared.features.pairs)
     console.print(f"run {name}, {len(prepared.ids):,} samples", soft_wrap=True, markup=False)
     # Before anything is written: a model that cannot be made leaves no run.
     job = None if _many(recipe) else build(recipe)

@@ -78,6 +78,12 @@ def main(arguments: list[str]) -> int:
     console.print(f"{done.rows:,} rows are forgotten.")
     for model in done.models:
         console.print(f"The model {model} was trained on them, and still knows them.", markup=False)
+    for folder in done.trained:
+        words = f"Checkpoints in {folder} were trained on them: delete it to train without them."
+        console.print(words, markup=False)
+    for folder, samples in done.features.items():
+        words = f"{samples:,} samples were taken out of {folder}."
+        console.print(words, markup=False)
     for words in done.told:
         console.print(words, markup=False)
     if asked.json:

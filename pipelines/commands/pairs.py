@@ -51,6 +51,9 @@ def main(arguments: list[str]) -> int:
         markup=False,
         soft_wrap=True,
     )
+    if done.matches.get("pair"):
+        words = f"visage prepare RECIPE --corpus {run} --people identity --pairs {asked.out}"
+        console.print(f"\nNext: {words}", markup=False, soft_wrap=True)
     if asked.json:
         sys.stdout.write(json.dumps(asdict(done)) + "\n")
     return 0

@@ -75,6 +75,19 @@ def main(arguments: list[str]) -> int:
 def _remarks(done: "Prepared", recipe: PrepareRecipe) -> list[str]:
     """Say what a user may not expect, with its cure."""
     said: list[str] = []
+    if done.nobody:
+        said.append(f"{done.nobody:,} rows were left out: their main face is of no identity.")
+    if done.bad_embedding:
+        said.append(
+            f"{done.bad_embedding:,} rows were left out: their identity vectors hold NaN or "
+            "infinity."
+        )
+    if recipe.pairs:
+        said.append(
+            f"{done.paired:,} samples are drawn from photographs that they are paired with "
+            f"({done.pairs:,} pairs); the other {done.samples - done.paired:,} from any other of "
+            "the same person, or from themselves."
+        )
     if done.too_small:
         said.append(
             f"{done.too_small:,} rows were left out: they would be enlarged more than "

@@ -27,6 +27,13 @@ def test_places_are_the_same_wherever_the_program_stands(home):
     assert asked.data == (f"{home}/album, a folder; every node must see it",)
 
 
+def test_pairs_are_a_place_too(home):
+    words = ["lfw64", "--corpus", "s3://b/run", "--people", "identity", "--pairs", "pairs"]
+    assert errand("prepare", words).words[-7:-1] == (
+        "--corpus", "s3://b/run", "--pairs", f"{home}/pairs", "--out", f"{home}/features",
+    )  # fmt: skip
+
+
 def test_a_bucket_stays_a_bucket():
     words = errand("curate", ["photos", "--source.path", "s3://b/t.parquet", "--store", "s3://b/s"])
     assert words.words[-5:] == (

@@ -14,6 +14,7 @@ from rich.console import Console
 from infra.errors import UnreadableSource
 from infra.storage import open_folder
 from pipelines.cli import main
+from pipelines.exported import export_files
 from pipelines.forget_files import Gone, scrub
 from pipelines.loop import STEPS
 from pipelines.loop_recipes import PairingSettings, tiny
@@ -118,12 +119,30 @@ def test_what_is_no_corpus_says_what_to_name(place, capsys):
         pairs(f"{place}/none", f"{place}/out", PairSettings(), SAID)
     old = pa.table({"id": ["a"]})
     (place / "old/export/parquet").write_table("part-00000.parquet", old)
-    with pytest.raises(UnreadableSource, match="Curate it again"):
+    with pytest.raises(UnreadableSource, match=r"its rows have no identity.*curate it again"):
         pairs(f"{place}/old", f"{place}/out", PairSettings(), SAID)
     assert main(["pairs", f"{place}/none", "--out", f"{place}/out"]) == 2
     assert "no exported corpus is there" in capsys.readouterr().err
     assert main(["pairs", f"{place}/none", "--per-identiti", "3"]) == 2
     assert "--per-identity" in capsys.readouterr().err
+
+
+def test_an_export_is_found_where_it_is_and_only_when_it_is_whole(place):
+    run, record = place / "run", {"job": "export", "data": "run/export", "finished_at": "today"}
+    corpus(run, [row(n, "somebody") for n in range(3)])
+    (place / "same/export").write_json("job.json", record)
+    for where in ("run", "run/export", "run/export/parquet", "same"):
+        _, files = export_files(f"{place}/{where}", "identity")
+        assert files == [f"{run}/export/parquet/part-00000.parquet"]
+    (run / "export").write_json("job.json", record | {"finished_at": ""})
+    for where in ("run", "run/export", "run/export/parquet"):
+        with pytest.raises(UnreadableSource, match="its export is not finished"):
+            export_files(f"{place}/{where}")
+    (place / "tars").write_json("run.json", {"keep": 3})
+    with pytest.raises(UnreadableSource, match=r"parquet among --export\.formats"):
+        export_files(f"{place}/tars")
+    (place / "none").write_json("run.json", {"keep": 0})
+    assert export_files(f"{place}/none")[1] == []
 
 
 def test_a_loop_makes_them_where_its_recipe_asks_for_it(place):

@@ -50,12 +50,16 @@ def corpus(tmp_path_factory, astronaut, six_people):
     return folder.parents[1]
 
 
+IDENTITIES = ["a" * 32, "a" * 32, "b" * 32, ""]
+
+
 def row(number, label, picture, found, vectors, embedder):
     packed = io.BytesIO()
     picture.save(packed, "PNG")
     return {
         "id": f"{number:04d}",
         "label": label,
+        "identity": IDENTITIES[number],
         "caption": CAPTIONS[number],
         "blob": packed.getvalue(),
         "width_px": picture.width,
@@ -220,14 +224,15 @@ def test_people_without_labels_are_found_by_their_vectors(corpus, tmp_path):
     recipe = replace(lfw64(), people="embedding")
     done = run(recipe, corpus, tmp_path / "out")
     assert done.people == 2
-    assert Prepared(tmp_path / "out").people == ["0000", "0000", "0002"]
+    one, other, another = Prepared(tmp_path / "out").people
+    assert one == other != another
 
 
 def test_what_would_be_enlarged_too_much_is_left_out_and_counted(corpus, tmp_path):
     plain = replace(tiny(), text_encoder="", image_encoder="", image_px=512)
     done = run(replace(plain, max_enlarge=1.2), corpus, tmp_path / "some")
     assert (done.samples, done.too_small, done.enlarged, done.left_out) == (2, 1, 1, 1)
-    with pytest.raises(UnreadableSource, match=r"all 3 pictures .* more than 1 times"):
+    with pytest.raises(UnreadableSource, match=r"3 pictures would be enlarged more than 1 times"):
         run(replace(plain, image_px=1024, max_enlarge=1.0), corpus, tmp_path / "none")
 
 
@@ -274,6 +279,8 @@ def test_gpus_that_are_not_there_are_not_waited_for(corpus, tmp_path):
         ({"aspects": ()}, "give at least one"),
         ({"batch_rows": 0}, "give 1 or more"),
         ({"max_enlarge": -1.0}, "give 0 or more"),
+        ({"pair_below": -1.0}, "give 0 or more"),
+        ({"pairs": "pairs"}, "pairs are of identities: give identity"),
     ],
 )
 def test_recipes_that_cannot_work_are_refused(change, why):
