@@ -13,19 +13,24 @@ _ENCODER_LICENCES = {
     "dlib": "CC0-1.0",
     "insightface": "non-commercial research only, unless a licence in the model pack says more",
 }
-_KINDS = {
-    ("base", "identity"): "a small diffusion model that learnt faces and identity together",
-    ("base", "none"): "a small diffusion model of faces, to put an identity adapter on",
-    ("arc2face", ""): "Arc2Face: Stable Diffusion told a person in place of a prompt",
-    ("instant_id", ""): "InstantID: identity tokens and a ControlNet for a frozen base",
-    ("ip_adapter_faceid", "faceid"): "IP-Adapter-FaceID: identity tokens for a frozen base",
-    ("ip_adapter_faceid", "plus"): (
-        "IP-Adapter-FaceID-Plus: identity and image tokens for a frozen base"
-    ),
-    ("ip_adapter_faceid", "portrait"): (
-        "IP-Adapter-FaceID-Portrait: identity tokens of several faces for a frozen base"
-    ),
-} | ADAPTER_KINDS | RESEARCH_KINDS | SUBJECT_KINDS
+_KINDS = (
+    {
+        ("base", "identity"): "a small diffusion model that learnt faces and identity together",
+        ("base", "none"): "a small diffusion model of faces, to put an identity adapter on",
+        ("arc2face", ""): "Arc2Face: Stable Diffusion told a person in place of a prompt",
+        ("instant_id", ""): "InstantID: identity tokens and a ControlNet for a frozen base",
+        ("ip_adapter_faceid", "faceid"): "IP-Adapter-FaceID: identity tokens for a frozen base",
+        ("ip_adapter_faceid", "plus"): (
+            "IP-Adapter-FaceID-Plus: identity and image tokens for a frozen base"
+        ),
+        ("ip_adapter_faceid", "portrait"): (
+            "IP-Adapter-FaceID-Portrait: identity tokens of several faces for a frozen base"
+        ),
+    }
+    | ADAPTER_KINDS
+    | RESEARCH_KINDS
+    | SUBJECT_KINDS
+)
 
 _BASES = {"base": "itself", "arc2face": "itself, which began as `{}`"}
 
