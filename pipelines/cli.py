@@ -25,6 +25,9 @@ commands:
   release      register a trained model; the best one becomes champion
   deploy       serve a released model, on this machine or on a cluster
   keys         make, list and revoke the API keys of what is served
+  synthesize   draw a corpus of people who do not exist, with a trained model
+  protect      keep a list of people whom nobody may draw
+  audit        check or copy the log of what was done about people
   loop         all of these in turn, as one run that goes on where it stopped
   submit       carry one of these out on a cluster, and follow it from here
   runs         list runs and how they are, here and on a cluster; follow one, stop one
@@ -35,7 +38,7 @@ commands:
 
 _NAMES = (
     "quickstart", "curate", "pairs", "forget", "prepare", "train", "evaluate", "release", "deploy",
-    "keys", "loop", "submit", "runs", "doctor",
+    "keys", "synthesize", "protect", "audit", "loop", "submit", "runs", "doctor",
 )  # fmt: skip
 VERBS = {verb: f"pipelines.commands.{verb}" for verb in _NAMES}
 PACKAGES = ("pipelines", "serving", "training", "stages", "infra")

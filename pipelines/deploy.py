@@ -200,6 +200,9 @@ def tell(made: Plan, console: Console) -> None:
         "faces": f"{asked.faces.backend}, in the gateway",
         "images": f"{asked.images.device}, {asked.images.precision}, batches of "
         f"{asked.images.batch}",
+        "videos": f"{asked.videos.model}, {asked.videos.workers} workers"
+        if asked.videos.model
+        else "",
         "replicas": f"{asked.replicas.gateway_min} gateway, {asked.replicas.images_min} drawing",
         "keys": asked.keys or "none are asked for: loopback only",
         "door": f"http://{asked.http.host}:{asked.http.port}, {asked.http.proxy} proxy",
@@ -259,4 +262,15 @@ def _elsewhere(asked: ServeRecipe) -> ServeRecipe:
         registry=asked.registry or tracking,
         store=full(asked.store),
         keys=full(asked.keys),
+        records=full(asked.records),
+        people=replace(asked.people, liveness=reference(asked.people.liveness)),
+        videos=replace(asked.videos, folder=full(asked.videos.folder)),
+        provenance=replace(
+            asked.provenance,
+            chain=full(asked.provenance.chain),
+            key=full(asked.provenance.key),
+            trust=tuple(full(path) for path in asked.provenance.trust),
+            weights=reference(asked.provenance.weights),
+            home=full(asked.provenance.home),
+        ),
     )

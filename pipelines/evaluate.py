@@ -109,6 +109,9 @@ class Subject:
             raise UnreadableSource(run, "it has no recipe.yaml", "Name a run of `visage train`.")
         checkpoint = chosen(folder, settings.checkpoint)
         recipe = from_yaml(folder / "recipe.yaml", TrainRecipe(name="unnamed"))
+        if recipe.method.per_subject:
+            why = f"{recipe.method.kind} learnt one person, of whom held-out people say nothing"
+            raise UnreadableSource(run, why, "Serve it (visage deploy) and look at what it draws.")
         prepared = Prepared(Path(recipe.data.path))
         people = held_out(prepared, recipe.data.heldout_share, settings.people)
         scorers = [weights_version(r, ()) for r in (settings.clip, settings.dino) if r]

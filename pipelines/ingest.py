@@ -7,6 +7,7 @@ from ray.data import Dataset
 
 from pipelines.apply import Pool, apply
 from pipelines.recipes import Recipe
+from stages.anonymise import Anonymise
 from stages.decode import Decode
 from stages.exposure import ScoreExposure
 from stages.faces import AlignFaces, DetectFaces, EmbedFaces
@@ -47,6 +48,7 @@ def looking(recipe: Recipe, forgotten: frozenset[str] = frozenset()) -> tuple[Ma
         partial(DetectFaces, detector),
         partial(AlignFaces, embedder),
         partial(EmbedFaces, embedder),
+        *((partial(Anonymise, embedder, faces.anonymise),) if faces.anonymise else ()),
         partial(ScorePose, SCHEMES[faces.backend]),
         ScoreSharpness,
         ScoreExposure,

@@ -35,6 +35,8 @@ class Shown:
     """The picture's file."""
     model: str
     """``NAME/version`` of what drew it."""
+    signed: dict[str, Any]
+    """Where the picture is from, as ``/v1/provenance`` tells: ``verdict``, ``credential``, ..."""
     same: dict[str, Any]
     """Two photographs of one person: ``same_person``, ``distance``, ..."""
     another: dict[str, Any]
@@ -83,6 +85,7 @@ def show(url: str, faces: Photos, home: Path) -> Shown:
         Refusal: It refuses; says why.
     """
     from serving.client import Visage
+    from serving.client_provenance import Provenance
 
     with Visage(url) as visage:
         drawn = visage.generate(identity=[faces.person], seed=7)
@@ -91,6 +94,7 @@ def show(url: str, faces: Photos, home: Path) -> Shown:
         return Shown(
             drawn=str(path),
             model=drawn.model,
+            signed=Provenance(visage).inspect(path),
             same=visage.verify(faces.person, faces.again),
             another=visage.verify(faces.person, faces.another),
         )

@@ -15,7 +15,7 @@ AnyAsk = TypeVar("AnyAsk", bound=Ask)
 
 JSON, MULTIPART = "application/json", "multipart/form-data"
 _MAX_FILES, _MAX_FIELDS = 16, 64
-_LISTS = ("identity",)
+_LISTS = ("identity", "photos")
 _ON_THE_LOOP_BYTES = 2**16
 
 
@@ -84,8 +84,10 @@ def _refusal(error: ValidationError, kind: type[Ask]) -> Refusal:
         return Refusal("bad_request", f"The body {words}.")
     for problem in problems:
         if problem["type"] == "extra_forbidden":
-            name = str(problem["loc"][0])[:80]
-            words = f"There is no field {name!r} here. {nearest(name, kind.model_fields)}"
+            name = _path(problem["loc"])[:80]
+            known = kind.model_fields if len(problem["loc"]) == 1 else ()
+            cure = nearest(name, known) if known else "The document /openapi.json has them all."
+            words = f"There is no field {name!r} here. {cure}"
             return Refusal("unknown_field", words, {"field": name})
     words = "; ".join(f"{_path(problem['loc'])}: {problem['msg']}" for problem in problems)
     return Refusal("invalid_value", f"{words}.", {"field": _path(first["loc"])})

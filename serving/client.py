@@ -10,18 +10,19 @@ import logging
 import time
 from base64 import b64decode
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 import httpx2
 
 from serving.errors import RETRYABLE, STATUS, Refusal
+from serving.sent import PERSON_ID
 
 logger = logging.getLogger(__name__)
 
 Photo = bytes | str | Path
-"""A file's bytes, or where it is."""
+"""A file's bytes, or where it is; as ``identity`` also an enrolled person's id."""
 RETRIES = 3
 LONGEST_WAIT_S = 30.0
 _TIMEOUT_S = 330.0  # a little longer than a server takes by default to give up
@@ -46,17 +47,19 @@ class _Call:
     path: str
     fields: Mapping[str, Any]
     files: Sequence[tuple[str, bytes]] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     def arguments(self) -> dict[str, Any]:
         """Return it as httpx2 takes it."""
-        if self.method == "GET":
-            return {"method": "GET", "url": self.path}
+        sent = {"method": self.method, "url": self.path, "headers": dict(self.headers)}
+        if self.method in ("GET", "DELETE"):
+            return sent
         texts = {name: _text(value) for name, value in self.fields.items() if value is not None}
         # A form without files would be sent in another encoding.
         files = [(name, ("file", blob)) for name, blob in self.files]
         if not files:
-            return {"method": "POST", "url": self.path, "json": _plain(self.fields)}
-        return {"method": "POST", "url": self.path, "data": texts, "files": files}
+            return {**sent, "json": _plain(self.fields)}
+        return {**sent, "data": texts, "files": files}
 
 
 class _Calls:
@@ -64,8 +67,8 @@ class _Calls:
 
     @staticmethod
     def generate(prompt: str, identity: Sequence[Photo], settings: Mapping[str, Any]) -> _Call:
-        files = [("identity", _blob(photo)) for photo in identity]
-        fields = {"prompt": prompt, **settings}
+        person, files = _whom(identity)
+        fields = {"prompt": prompt, **person, **settings}
         return _Call(method="POST", path="/v1/images/generations", fields=fields, files=files)
 
     @staticmethod
@@ -76,10 +79,11 @@ class _Calls:
         identity: Sequence[Photo],
         settings: Mapping[str, Any],
     ) -> _Call:
-        files = [("image", _blob(image)), *(("identity", _blob(photo)) for photo in identity)]
+        person, files = _whom(identity)
+        files.append(("image", _blob(image)))
         if mask is not None:
             files.append(("mask", _blob(mask)))
-        fields = {"prompt": prompt, **settings}
+        fields = {"prompt": prompt, **person, **settings}
         return _Call(method="POST", path="/v1/images/edits", fields=fields, files=files)
 
     @staticmethod
@@ -273,6 +277,15 @@ def _json(response: httpx2.Response) -> dict[str, Any]:
 
 def _headers(key: str) -> dict[str, str]:
     return {"authorization": f"Bearer {key}"} if key else {}
+
+
+def _whom(identity: Sequence[Photo]) -> tuple[dict[str, str], list[tuple[str, bytes]]]:
+    """Tell the id of a person, as a field, from photographs, as files."""
+    people = [one for one in identity if isinstance(one, str) and PERSON_ID.fullmatch(one)]
+    files = [("identity", _blob(photo)) for photo in identity if photo not in people]
+    if len(people) > 1:
+        raise Refusal("invalid_value", "identity: give the id of one enrolled person.")
+    return {"identity": people[0]} if people else {}, files
 
 
 def _blob(photo: Photo) -> bytes:

@@ -1,9 +1,13 @@
 """Ray Serve around the plain classes: an ingress that measures faces, replicas that draw.
 
     client --HTTP--> Gateway --handle--> ImageGenerator
+                        |
+                      records <--lease-- VideoWorker
 
-Faces are measured in the gateway, for a hop costs more than a face. ``app`` is what Serve's
-configurations name: ``import_path: serving.deploy:app``, ``args: {recipe: gpu, model: ...}``.
+Faces are measured in the gateway, for a hop costs more than a face. Videos are jobs in the records,
+which workers claim: nobody calls them, and when one dies another takes its jobs over. ``app`` is
+what Serve's configurations name: ``import_path: serving.deploy:app``, ``args: {recipe: gpu, model:
+...}``.
 
 Which version is served is ``user_config`` of ``ImageGenerator``, and which share of the requests
 tries another one is ``user_config`` of ``Gateway``: a change of either restarts nothing.
@@ -27,6 +31,7 @@ from infra.released import ModelVersion
 from serving.app import make_app
 from serving.faces import Faces
 from serving.images import LocalImages
+from serving.jobs.worker import make_runner
 from serving.keys import Keys
 from serving.outcomes import outcomes
 from serving.ray_metrics import RayMetrics
@@ -120,13 +125,17 @@ class Gateway:
     """The door: HTTP, keys, bounds, faces. Rates per key are counted by each replica for itself."""
 
     def __init__(
-        self, settings: Mapping[str, Any], generators: "DeploymentHandle[Any] | None" = None
+        self,
+        settings: Mapping[str, Any],
+        generators: "DeploymentHandle[Any] | None" = None,
+        workers: "DeploymentHandle[Any] | None" = None,  # noqa: ARG002 - so that they are started
     ) -> None:
         """Load what measures faces.
 
         Args:
             settings: A ``ServeRecipe`` as plain data.
             generators: What draws; None: faces only.
+            workers: What draws videos; they find their jobs in the records.
         """
         asked = _read(settings)
         self._images = RayImages(generators) if generators else None
@@ -151,6 +160,31 @@ class Gateway:
         return self._app
 
 
+class VideoWorker:
+    """A process that draws video jobs."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        """Load what draws, and begin.
+
+        Args:
+            settings: A ``ServeRecipe`` as plain data.
+        """
+        asked = _read(settings)
+        self._drain_s = asked.http.drain_s
+        self._runner = make_runner(asked, Faces(asked.faces, asked.http.max_pixels))
+        self._runner.start()
+
+    def check_health(self) -> None:
+        """Let Serve replace this replica when it draws no more."""
+        if not self._runner.well:
+            raise RuntimeError("the thread that draws videos has ended; the log says why")
+
+    def __del__(self) -> None:
+        """Give back what was begun: Serve calls this before it stops a replica."""
+        if hasattr(self, "_runner"):  # not if it could not be made
+            self._runner.stop(self._drain_s)
+
+
 def app(args: dict[str, Any]) -> Application:
     """Build what a configuration of Serve describes.
 
@@ -168,7 +202,8 @@ def app(args: dict[str, Any]) -> Application:
 def build(asked: ServeRecipe) -> Application:
     """Build the deployments of a recipe: a gateway, and what draws if it names a model."""
     settings, replicas = to_dict(asked), asked.replicas
-    generators: list[Application] = []
+    generators: Application | None = None
+    workers: Application | None = None
     if asked.model:
         images = serve.deployment(ImageGenerator).options(
             # All that the generator lets wait, so that it can batch, and say how long it takes.
@@ -184,7 +219,19 @@ def build(asked: ServeRecipe) -> Application:
             },
             **_scale(replicas.images_min, replicas.images_max, asked.images.batch),
         )
-        generators.append(images.bind(settings))
+        generators = images.bind(settings)
+    if asked.videos.model:
+        drawing = serve.deployment(VideoWorker).options(
+            num_replicas=asked.videos.workers,
+            graceful_shutdown_timeout_s=max(asked.http.drain_s, 1),
+            health_check_period_s=10,
+            health_check_timeout_s=60,
+            ray_actor_options={
+                "num_cpus": asked.videos.cpus_per_worker,
+                "num_gpus": asked.videos.gpus_per_worker,
+            },
+        )
+        workers = drawing.bind(settings)
     gateway = serve.deployment(serve.ingress()(Gateway)).options(
         name="Gateway",
         max_ongoing_requests=256,
@@ -196,7 +243,7 @@ def build(asked: ServeRecipe) -> Application:
         ray_actor_options={"num_cpus": replicas.cpus_per_gateway},
         **_scale(replicas.gateway_min, replicas.gateway_max, 64),
     )
-    return gateway.bind(settings, *generators)
+    return gateway.bind(settings, generators, workers)
 
 
 def _scale(least: int, most: int, at_once: int) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What the routes share: whom they ask, who may ask them, and which refusals they document."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,11 +10,15 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from serving.errors import RETRYABLE, STATUS, Refusal
 from serving.faces import Faces
+from serving.guard import Guard
+from serving.jobs.table import Jobs
 from serving.keys import ANYBODY, Key, Keys
 from serving.metrics import Metrics
+from serving.provenance.stamp import Provenance
 from serving.recipes import ServeRecipe
 from serving.schemas import Ask, ErrorAnswer
 from serving.types import Images
+from serving.videos import VideoInfo
 
 _BEARER = HTTPBearer(auto_error=False, description="`vsg_...`, made with `visage keys add`.")
 _EVERYWHERE = ("bad_request", "not_found", "method_not_allowed", "timed_out", "internal")
@@ -24,6 +29,7 @@ _WITH_A_BODY = (
 OF_KEYS = ("missing_key", "wrong_key", "revoked_key", "out_of_scope", "rate_exceeded")
 OF_PICTURES = (*_WITH_A_BODY, "unreadable_image", "too_many_pixels", "animated_image")
 OF_FACES = ("no_face", "several_faces")
+OF_RECORDS = ("protected_person", "protection_unavailable", "records_unavailable")
 
 
 @dataclass(kw_only=True)
@@ -34,9 +40,17 @@ class Door:
     images: Images | None
     """None: faces only."""
     faces: Faces
+    guard: Guard
+    provenance: Provenance
+    videos: Jobs
+    video_info: VideoInfo | None
+    """Of what draws videos; None: nothing does."""
     keys: Keys | None
     """None: anybody may ask."""
     metrics: Metrics
+    forgetters: list[Callable[[str], object]] = field(default_factory=list)
+    """Each is given the id of a person who is being forgotten, and deletes what it has of them:
+    results, jobs. Called in a thread, and again if it raised or the process died."""
     draining: bool = False
     """Set before the end: readiness is refused while what was begun is finished."""
     names: dict[str, str] = field(init=False)

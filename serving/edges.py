@@ -30,7 +30,8 @@ logger = logging.getLogger(__name__)
 
 HEADERS_IN = frozenset(
     b"accept accept-encoding authorization connection content-encoding content-length content-type "
-    b"expect host origin range transfer-encoding user-agent x-request-id".split()
+    b"expect host idempotency-key last-event-id origin range transfer-encoding user-agent "
+    b"x-request-id".split()
 )
 """The request headers that are let in."""
 _ONCE = (b"authorization", b"content-length", b"content-type", b"host", b"transfer-encoding")

@@ -20,6 +20,12 @@ STATUS: dict[str, int] = {
     "not_found": 404,
     "unknown_model": 404,
     "method_not_allowed": 405,
+    "unknown_video": 404,
+    "idempotency_conflict": 409,
+    "not_finished": 409,
+    "no_result": 409,
+    "already_cancelled": 409,
+    "video_expired": 410,
     "body_too_large": 413,
     "unsupported_media_type": 415,
     "unreadable_image": 422,
@@ -29,6 +35,16 @@ STATUS: dict[str, int] = {
     "several_faces": 422,
     "different_people": 422,
     "embedder_mismatch": 422,
+    "poor_photo": 422,
+    "not_anonymised": 422,
+    "not_live": 422,
+    # Whom it is about.
+    "unknown_person": 404,
+    "consent_missing": 403,
+    "consent_expired": 403,
+    "consent_in_future": 403,
+    "protected_person": 403,
+    "too_many_people": 403,
     # Who sent it.
     "missing_key": 401,
     "wrong_key": 401,
@@ -41,11 +57,24 @@ STATUS: dict[str, int] = {
     "overloaded": 429,
     "model_unavailable": 503,
     "shutting_down": 503,
+    "liveness_unavailable": 503,
+    "protection_unavailable": 503,
+    "records_unavailable": 503,
+    "signer_unavailable": 503,
     "internal": 500,
 }
 """HTTP status by code."""
 
-RETRYABLE = frozenset({"rate_exceeded", "overloaded", "model_unavailable", "shutting_down"})
+RETRYABLE = frozenset(
+    {
+        "rate_exceeded",
+        "overloaded",
+        "model_unavailable",
+        "shutting_down",
+        "records_unavailable",
+        "signer_unavailable",
+    }
+)
 """Codes that come with ``Retry-After``: the same request may succeed later, unchanged."""
 
 

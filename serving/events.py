@@ -6,7 +6,7 @@ The format is that of the HTML standard, section 9.2.
 import asyncio
 import json
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
 
 import anyio
@@ -50,7 +50,8 @@ async def events(
     try:
         await asyncio.wait({first}, timeout=GRACE_S)
         if first.done():
-            first.result()
+            with suppress(StopAsyncIteration):  # nothing to tell
+                first.result()
     except BaseException:
         await _stop(first, steps)
         raise
@@ -83,7 +84,11 @@ async def _events(
                 yield _failed(timed_out(timeout_s), request)
                 return
             data = step.result()
-            yield format_sse_event(data_str=data, event=json.loads(data)["type"])
+            told = json.loads(data)
+            number = told.get("sequence_number")  # of events that can be sent again
+            yield format_sse_event(
+                data_str=data, event=told["type"], id=None if number is None else str(number)
+            )
             step = asyncio.ensure_future(anext(steps))
     except StopAsyncIteration:
         return

@@ -20,7 +20,8 @@ from jaxtyping import Float32
 from serving.errors import Refusal
 from serving.recipes import FaceSettings
 from serving.types import RGB, Reference
-from serving.uploads import inspect, refused
+from serving.uploads import inspect, picture, refused
+from stages.anonymise import Anonymised, How, StillRecognised, anonymise
 from stages.decode import Decode
 from stages.faces import AlignFaces, DetectFaces, EmbedFaces
 from stages.models.backend import load_detector, load_embedder
@@ -32,6 +33,8 @@ T = TypeVar("T")
 WAITING_PER_WORKER = 4
 """Photographs that may wait for each one that is measured; beyond that clients come back later."""
 LEAST_WAITING = 16
+BYSTANDERS_PX = 1600
+"""At least the longest side at which faces are looked for that are to be hidden: small ones too."""
 RIVAL_SIDE = 0.5
 """A second face with at least this share of the largest one's side makes a photograph unclear."""
 
@@ -154,6 +157,14 @@ class Faces:
             faces=tuple(chip for _, chip in mains),
         )
 
+    async def anonymise(self, photo: bytes, keep: Reference | None, how: How) -> Anonymised:
+        """Hide everybody in a photograph but one person, at its full size.
+
+        Raises:
+            Refusal: Also ``not_anonymised``.
+        """
+        return await self._run(lambda: self._hidden(photo, keep, how))
+
     def close(self) -> None:
         """Finish what is being measured and end the threads."""
         self._pool.shutdown(cancel_futures=True)
@@ -181,17 +192,31 @@ class Faces:
 
     @property
     def _detect(self) -> DetectFaces:
-        """This thread's own detector: dlib's keeps the picture that it works on."""
-        if not hasattr(self._mine, "detect"):
+        return self._detects(self._settings.detect_px)
+
+    def _detects(self, px: int) -> DetectFaces:
+        """Return this thread's own detector: dlib's keeps the picture that it works on."""
+        if not hasattr(self._mine, "by_px"):
+            self._mine.by_px = {}
+        mine: dict[int, DetectFaces] = self._mine.by_px
+        if px not in mine:
             asked = self._settings
             # Past the cache, which would hand every thread the same one.
-            self._mine.detect = DetectFaces(
+            mine[px] = DetectFaces(
                 lambda: load_detector.__wrapped__(
-                    asked.backend, asked.pack, asked.detect_px, asked.min_score, "cpu"
+                    asked.backend, asked.pack, px, asked.min_score, "cpu"
                 )
             )
-        mine: DetectFaces = self._mine.detect
-        return mine
+        return mine[px]
+
+    def _hidden(self, photo: bytes, keep: Reference | None, how: How) -> Anonymised:
+        detector = self._detects(max(self._settings.detect_px, BYSTANDERS_PX)).detector
+        vector = keep.vector if keep else None
+        try:
+            pixels = picture(photo, self._max_pixels)
+            return anonymise(pixels, detector, self._embedder, vector, how)
+        except StillRecognised as problem:
+            raise Refusal("not_anonymised", f"Nothing can be sent back: {problem}.") from None
 
     def _found(self, photo: bytes) -> dict[str, Any]:
         inspect(photo, self._max_pixels)

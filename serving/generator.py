@@ -101,6 +101,7 @@ class Generator:
             model=model.name,
             kind=model.recipe.method.kind,
             takes_text=model.takes_text,
+            looks_at_face=model.recipe.method.takes_image,
             takes_identity=model.takes_identity,
             embedder=features.embedder,
             backend="insightface" if features.backend == "insightface" else "dlib",

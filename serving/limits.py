@@ -6,6 +6,8 @@ from serving.errors import Refusal
 from serving.recipes import ImageSettings
 from serving.types import Draw, Edit, ModelInfo, Reference
 
+NO_REFERENCE = "{} takes no reference: it draws whom it learnt, or nobody in particular."
+
 
 def check(ask: Draw, info: ModelInfo, settings: ImageSettings) -> None:
     """See that a model can draw what is asked.
@@ -30,6 +32,9 @@ def check(ask: Draw, info: ModelInfo, settings: ImageSettings) -> None:
         _check_reference(ask.reference, info)
     if ask.edit is not None:
         _check_edit(ask, ask.edit)
+    elif info.kind == "pva":
+        words = f"{info.model} fills a hole in a picture; send it to /v1/images/edits with a mask."
+        raise Refusal("invalid_value", words, {"field": "image"})
 
 
 def _in_range(name: str, value: float, least: float, most: float) -> None:
@@ -52,13 +57,20 @@ def _check_size(ask: Draw, info: ModelInfo, settings: ImageSettings) -> None:
 
 def _check_reference(reference: Reference, info: ModelInfo) -> None:
     if not info.takes_identity:
-        raise Refusal("identity_not_supported", f"{info.model} draws nobody in particular.")
+        raise Refusal("identity_not_supported", NO_REFERENCE.format(info.model))
     if reference.embedder != info.embedder:
         raise Refusal(
             "embedder_mismatch",
             f"{info.model} understands faces as {info.embedder} measures them, and these were "
             f"measured by {reference.embedder}.",
             {"wanted": info.embedder, "given": reference.embedder},
+        )
+    if info.looks_at_face and not reference.faces:
+        raise Refusal(
+            "identity_not_supported",
+            f"{info.model} also looks at the face itself, and of this person only vectors were "
+            "kept; send photographs, or enrol them again where the server keeps faces "
+            "(people.crops).",
         )
 
 

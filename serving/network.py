@@ -16,6 +16,7 @@ from serving.types import RGB, Draw, Edit
 from serving.weights import Model
 from training.build import load_export
 from training.method import Condition, Sampling
+from training.methods.on_subject_words import SubjectWordsOnBase
 from training.nets.codec import decoded
 from training.nets.text import load_text_encoder
 from training.nets.vision import load_image_encoder
@@ -61,7 +62,7 @@ class Network:
         )
         self._image = (
             load_image_encoder(features.image_encoder, device=device, dtype=dtype)
-            if model.recipe.method.variant == "plus"
+            if model.recipe.method.takes_image
             else None
         )
         self._parameters = self._method.trainable()
@@ -128,7 +129,7 @@ class Network:
                 row.copy_(torch.tensor(ask.reference.vector))
         parts: dict[str, Any] = {"identity": identity}
         if self._text is not None:
-            parts["text"], parts["pooled"] = self._text.encode([ask.prompt for ask in asks])
+            parts["text"], parts["pooled"] = self._read([ask.prompt for ask in asks])
             negative = [ask.negative_prompt for ask in asks]
             parts["negative_text"], parts["negative_pooled"] = self._text.encode(negative)
         if self._image is not None:
@@ -141,6 +142,19 @@ class Network:
             for name, part in parts.items()
         }
         return Condition(**each)
+
+    def _read(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor | None]:
+        """Encode prompts as the method reads them; who learnt one person draws them by default."""
+        assert self._text is not None
+        method = self._method
+        if method.recipe.method.per_subject:
+            asked = method.recipe.method
+            usual = asked.prompt.format(asked.subject_word)
+            prompts = [prompt or usual for prompt in prompts]
+        if isinstance(method, SubjectWordsOnBase):
+            with torch.no_grad():
+                return method.told(prompts), None
+        return self._text.encode(list(prompts))
 
     def _edited(self, edits: Sequence[Edit]) -> dict[str, Tensor | None]:
         """Encode the pictures to start from, and say which latents are drawn anew."""

@@ -3,12 +3,18 @@
 Frozen like the recipes of curation and training, and free of torch and Ray.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
 from infra.configuration import named
 from infra.errors import BadValue
+from serving.jobs.settings import VideoSettings
+from serving.provenance.settings import ProvenanceSettings
+
+_PASSWORD = re.compile(r"([a-z0-9+]+://[^:@/]*)(:[^@/]*@|.*[?&]password=)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,6 +29,38 @@ class FaceSettings:
     min_score: float = 0.1
     at_once: int = 0
     """Photographs measured at the same time; 0: one per CPU."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PeopleSettings:
+    """Who can be enrolled, and whom nobody may draw."""
+
+    most: int = 100_000
+    """Per API key."""
+    min_face_px: int = 60
+    """Shorter side of the face in an enrolled photograph."""
+    min_sharpness: float = 20.0
+    """As ``keep.min_sharpness`` of a curation recipe."""
+    crops: bool = False
+    """Keep each photograph's aligned face: models that look at the face itself need it, others
+    need its vector only."""
+    liveness: str = ""
+    """`file:<path>` of insightface's liveness.onnx; needs the backend insightface. Empty: enrolment
+    answers that there was no such check."""
+    require_liveness: bool = False
+    """Refuse enrolment where there is no such check."""
+    grace_days: int = 30
+    """How long somebody whose consent has ended can be renewed before all of them is deleted."""
+    protect_below: float = 0.0
+    """Distance from a protected person below which a face is refused; 0: as measured, see
+    ``serving.people.protected``."""
+
+    def __post_init__(self) -> None:
+        if self.liveness and not self.liveness.startswith("file:"):
+            raise BadValue("people.liveness", self.liveness, "give `file:<path>`.")
+        for name in ("min_face_px", "min_sharpness", "grace_days", "protect_below"):
+            if not getattr(self, name) >= 0:
+                raise BadValue(f"people.{name}", getattr(self, name), "give 0 or more.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,8 +151,17 @@ class ServeRecipe:
     store: str = "trained"
     keys: str = ""
     """File of API keys (`visage keys add`); empty: none are asked for, on loopback only."""
+    records: str = ""
+    """Where people, the audit log and jobs are kept: path of a SQLite file, or
+    `postgresql+psycopg2://USER@HOST/DATABASE` for gateways on several machines; empty:
+    `<store>/serving.db`."""
+    playground: bool = True
+    """A page at `/` on which people can try it; the routes ask it for the same keys as anybody."""
     faces: FaceSettings = field(default_factory=FaceSettings)
+    people: PeopleSettings = field(default_factory=PeopleSettings)
     images: ImageSettings = field(default_factory=ImageSettings)
+    videos: VideoSettings = field(default_factory=VideoSettings)
+    provenance: ProvenanceSettings = field(default_factory=ProvenanceSettings)
     http: HttpSettings = field(default_factory=HttpSettings)
     traces: TraceSettings = field(default_factory=TraceSettings)
     replicas: Replicas = field(default_factory=Replicas)
@@ -128,6 +175,33 @@ class ServeRecipe:
                 "without --keys anybody who reaches it may draw; name a key file, or stay on "
                 "127.0.0.1.",
             )
+        if found := _PASSWORD.match(self.records):
+            cure = "leave the password out: every gateway reads PGPASSWORD or ~/.pgpass."
+            raise BadValue("records", f"{found[1]}:***", cure)
+
+    @property
+    def database(self) -> str:
+        """Where records are kept, for ``open_database``.
+
+        Raises:
+            BadValue: The store is no folder of this machine, and no other place is named.
+        """
+        if not self.records and "://" in self.store:
+            cure = f"{self.store} is not on this machine: name a file or a PostgreSQL."
+            raise BadValue("records", "", cure)
+        return self.records or str(Path(self.store) / "serving.db")
+
+    @property
+    def results(self) -> str:
+        """Where video jobs keep their files.
+
+        Raises:
+            BadValue: The store is no folder of this machine, and no other place is named.
+        """
+        if self.videos.model and not self.videos.folder and "://" in self.store:
+            cure = f"{self.store} is not on this machine: name a folder that all can reach."
+            raise BadValue("videos.folder", "", cure)
+        return self.videos.folder or str(Path(self.store) / "videos")
 
 
 def local() -> ServeRecipe:

@@ -7,17 +7,21 @@ import time
 from base64 import b64encode
 from collections.abc import AsyncGenerator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
 from serving.bodies import read
-from serving.door import OF_FACES, OF_PICTURES, Door, body, documented, shown
+from serving.database import asked
+from serving.door import OF_FACES, OF_PICTURES, OF_RECORDS, Door, body, documented, shown
 from serving.edges import answered
 from serving.errors import Refusal
 from serving.events import EventStream, events
 from serving.keys import Key
-from serving.limits import check
+from serving.limits import NO_REFERENCE, check
+from serving.provenance.credentials import Made
+from serving.provenance.stamp import Stamp
 from serving.routes_health import unknown
 from serving.schemas import (
     Account,
@@ -28,14 +32,15 @@ from serving.schemas import (
     PartialEvent,
     Picture,
 )
-from serving.types import Draw, Drawn, Edit, Images, ModelInfo, Preview
-from serving.uploads import encode, fit, fit_mask, mask, picture
+from serving.types import RGB, Draw, Drawn, Edit, Images, ModelInfo, Preview
+from serving.uploads import fit, fit_mask, mask, picture
 
 _REGISTERED = re.compile(r"([A-Za-z0-9][\w.-]*)(?:[@/][\w.-]+)?", re.ASCII)
 _REFUSALS = documented(
     *OF_PICTURES, *OF_FACES, "different_people", "embedder_mismatch", "prompt_not_supported",
     "identity_not_supported", "unknown_model", "quota_exceeded", "overloaded",
-    "model_unavailable", "shutting_down",
+    "model_unavailable", "shutting_down", "unknown_person", "consent_expired", *OF_RECORDS,
+    "signer_unavailable",
 )  # fmt: skip
 _STREAMED = {
     "description": "Pictures; with `stream` the events `*.partial_image` and `*.completed`.",
@@ -89,6 +94,7 @@ class _Errand:
             raise _invalid("partial_images", "they are sent while streaming only; set stream")
         images = self._door.drawers()
         draw = await answered(self._request, self._draw(images), self._timeout_s)
+        self._stamp = await asked(partial(self._stamped, draw))
         if self._ask.stream:
             steps = self._paid_stream(images, draw)
             told = await events(self._request, steps, self._timeout_s)
@@ -101,9 +107,9 @@ class _Errand:
         adapter = _adapter(ask, self._door)
         info = await images.info(adapter)
         # What a refusal names is what clients know it by.
-        info = replace(info, model=shown(info.model))
+        info = self._info = replace(info, model=shown(info.model))
         if ask.identity and not info.takes_identity:
-            raise Refusal("identity_not_supported", f"{info.model} draws nobody in particular.")
+            raise Refusal("identity_not_supported", NO_REFERENCE.format(info.model))
         width_px, height_px = _sides_px(ask.size, info)
         draw = Draw(
             request_id=self._request.state.request_id,
@@ -125,7 +131,8 @@ class _Errand:
             max_pixels = self._door.recipe.http.max_pixels
             draw = replace(draw, edit=await asyncio.to_thread(_edit, ask, draw, max_pixels))
         if ask.identity:
-            draw = replace(draw, reference=await self._door.faces.reference(ask.identity))
+            work = self._door.guard.reference(ask.identity, self._key, draw.request_id)
+            draw = replace(draw, reference=await work)
             check(draw, info, settings)
         return draw
 
@@ -134,21 +141,29 @@ class _Errand:
         await self._charge(draw.pictures)
         try:
             drawn = await images.draw(draw)
+            await self._door.guard.drawn(drawn.pictures, self._key, draw.request_id)
+            answer = await asyncio.to_thread(self._answer, drawn, draw)
         except BaseException:
             await asyncio.shield(self._charge(-draw.pictures))
             raise
         self._count(drawn, draw)
-        return await asyncio.to_thread(self._answer, drawn, draw)
+        return answer
 
     async def _paid_stream(self, images: Images, draw: Draw) -> AsyncGenerator[str, None]:
         """Draw against the key's quota, yielding the data of events."""
         await self._charge(draw.pictures)
-        whole, steps = False, images.stream(draw)
+        whole, steps, held = False, images.stream(draw), list[Preview]()
         try:
             async for step in steps:
                 if isinstance(step, Preview):
-                    yield await asyncio.to_thread(self._partial, step, draw)
+                    if held or await self._door.guard.holds_back():
+                        held.append(step)
+                    else:
+                        yield await asyncio.to_thread(self._partial, step, draw)
                     continue
+                await self._door.guard.drawn(step.pictures, self._key, draw.request_id)
+                for preview in held:
+                    yield await asyncio.to_thread(self._partial, preview, draw)
                 whole = True
                 self._count(step, draw)
                 for index in range(len(step.pictures)):
@@ -169,10 +184,10 @@ class _Errand:
     def _answer(self, drawn: Drawn, draw: Draw) -> Response:
         answer = ImagesAnswer(
             created=self._began,
-            data=[Picture(b64_json=self._base64(one)) for one in drawn.pictures],
+            data=[Picture(b64_json=self._base64(one, drawn.model)) for one in drawn.pictures],
             output_format=self._ask.output_format,
             size=_size(draw),
-            visage=_account(drawn),
+            visage=self._account(drawn),
         )
         return Response(answer.model_dump_json(), media_type="application/json")
 
@@ -186,8 +201,8 @@ class _Errand:
     def _completed(self, drawn: Drawn, index: int, draw: Draw) -> str:
         return CompletedEvent(
             **self._facts(f"{self._event}.completed", draw),
-            b64_json=self._base64(drawn.pictures[index]),
-            visage=_account(drawn),
+            b64_json=self._base64(drawn.pictures[index], drawn.model),
+            visage=self._account(drawn),
         ).model_dump_json()
 
     def _facts(self, kind: str, draw: Draw) -> dict[str, Any]:
@@ -196,9 +211,32 @@ class _Errand:
             "output_format": self._ask.output_format,
         }  # fmt: skip
 
-    def _base64(self, picture: Any) -> str:  # noqa: ANN401 - RGB
+    def _stamped(self, draw: Draw) -> Stamp:
+        made = Made(
+            model=self._info.model,
+            adapter=draw.adapter,
+            recipe=self._info.labels.get("visage.recipe_digest", ""),
+            request_id=draw.request_id,
+        )
+        sides = draw.width_px, draw.height_px
+        return self._door.provenance.stamp(self._key.id, made, *sides)
+
+    def _base64(self, drawn: RGB, model: str = "") -> str:
         ask = self._ask
-        return b64encode(encode(picture, ask.output_format, ask.output_compression)).decode()
+        parent = ask.image if isinstance(ask, EditAsk) else None
+        how = ask.output_format, ask.output_compression
+        return b64encode(self._stamp.finish(drawn, *how, parent, shown(model))).decode()
+
+    def _account(self, drawn: Drawn) -> Account:
+        return Account(
+            model=shown(drawn.model),
+            seeds=list(drawn.seeds),
+            queued_s=round(drawn.queued_s, 4),
+            drawing_s=round(drawn.drawing_s, 4),
+            batch=drawn.batch,
+            signed_by=self._door.provenance.signer,
+            watermark=self._stamp.made.watermark,
+        )
 
 
 def _adapter(ask: GenerationAsk, door: Door) -> str:
@@ -244,16 +282,6 @@ def _edit(ask: EditAsk, draw: Draw, max_pixels: int) -> Edit:
 
 def _size(draw: Draw) -> str:
     return f"{draw.width_px}x{draw.height_px}"
-
-
-def _account(drawn: Drawn) -> Account:
-    return Account(
-        model=shown(drawn.model),
-        seeds=list(drawn.seeds),
-        queued_s=round(drawn.queued_s, 4),
-        drawing_s=round(drawn.drawing_s, 4),
-        batch=drawn.batch,
-    )
 
 
 def _invalid(field: str, cure: str) -> Refusal:

@@ -4,59 +4,15 @@ A request may come as JSON, with files in base64, or as multipart, with files as
 fields are the same. A field that is not here is refused by its name.
 """
 
-import base64
-import binascii
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from serving.errors import Refusal
+from serving.sent import Identity, Photo
 from serving.uploads import OutputFormat
 
-MAX_PHOTOS = 8
 MAX_PROMPT_CHARS = 4000
-_DATA_URL = "data:image/"
-
-
-def photo(value: Any) -> bytes:  # noqa: ANN401 - whatever was sent
-    """Read a file that was sent: its bytes, or base64 of them, bare or as an image's data URL.
-
-    Raises:
-        Refusal: ``url_not_accepted`` or ``invalid_value``.
-    """
-    if isinstance(value, str):
-        head, comma, rest = value.partition(",")
-        if comma and head.startswith(_DATA_URL) and head.endswith(";base64"):
-            value = rest
-        elif "://" in value[:32] or value.startswith("data:"):
-            raise Refusal("url_not_accepted", "Nothing is fetched for you; send the file itself.")
-        try:
-            value = base64.b64decode(value, validate=True)
-        except (ValueError, binascii.Error):
-            raise _no_file("it is not base64") from None
-    if not isinstance(value, bytes):
-        raise _no_file("it is no file")
-    if not value:
-        raise _no_file("it is empty")
-    return value
-
-
-def _no_file(why: str) -> Refusal:
-    return Refusal("invalid_value", f"A picture cannot be read: {why}.", {"field": "picture"})
-
-
-def _listed(value: Any) -> Any:  # noqa: ANN401 - whatever was sent
-    return [value] if isinstance(value, (str, bytes)) else value
-
-
-Photo = Annotated[
-    bytes,
-    BeforeValidator(photo),
-    WithJsonSchema(
-        {"type": "string", "contentEncoding": "base64", "description": "JPEG, PNG or WebP."}
-    ),
-]
-Photos = Annotated[list[Photo], BeforeValidator(_listed), Field(max_length=MAX_PHOTOS)]
 Prompt = Annotated[str, Field(max_length=MAX_PROMPT_CHARS)]
 Name = Annotated[str, Field(max_length=256)]
 
@@ -81,7 +37,7 @@ class GenerationAsk(Ask):
     negative_prompt: Prompt = ""
     model: Name = Field("", description="The served model, or one of the adapters beside it.")
     adapter: Name = Field("", description="A registry name: NAME, NAME@alias or NAME/version.")
-    identity: Photos = Field([], description="Photographs of the one person to draw.")
+    identity: Identity = Field([], description="The one to draw: photographs, or a person's id.")
     identity_scale: float = Field(1.0, ge=0, le=2, description="Weight of the identity.")
     start_step: int = Field(0, ge=0, description="Steps drawn before identity comes in.")
     n: int = Field(1, ge=1, description="Pictures.")
@@ -93,7 +49,11 @@ class GenerationAsk(Ask):
     output_compression: int | None = Field(None, ge=0, le=100, description="JPEG, WebP: quality.")
     response_format: Literal["b64_json"] = "b64_json"
     stream: bool = Field(False, description="Answer with server-sent events.")
-    partial_images: int = Field(0, ge=0, le=3, description="Unfinished pictures to stream.")
+    partial_images: int = Field(
+        0, ge=0, le=3,
+        description="Unfinished pictures to stream; where people are protected, they come when "
+        "the picture is done and was looked at.",
+    )  # fmt: skip
     # What OpenAI's clients may send beside these. The answer says what was made of it.
     background: Literal["auto", "opaque"] = "auto"
     quality: Literal["auto", "low", "medium", "high", "standard", "hd"] = Field(
@@ -164,6 +124,11 @@ class Account(BaseModel):
     queued_s: float
     drawing_s: float
     batch: int = Field(description="Pictures that were drawn together with these.")
+    signed_by: Literal["own", "test", ""] = Field(
+        description="Whose content credential they carry: the deployment's, that of a test root "
+        "which nobody else believes, or none."
+    )
+    watermark: str = Field(description="What their pixels carry; empty: too small, or nothing.")
 
 
 class Picture(BaseModel):

@@ -99,6 +99,8 @@ class ModelInfo:
     """Sides must be multiples of this."""
     fixed_size: bool
     """Whether only the default size can be drawn."""
+    looks_at_face: bool = False
+    """Whether it also sees each reference face itself, not its vector alone."""
     labels: dict[str, str]
     """What the registry knows: corpus digest, recipe digest, licences, scores."""
 

@@ -63,9 +63,9 @@ class Model:
 
     @property
     def takes_identity(self) -> bool:
-        """Whether it draws somebody in particular."""
+        """Whether it draws whom a reference shows, not whom it learnt or nobody in particular."""
         method = self.recipe.method
-        return (method.kind, method.condition) != ("base", "none")
+        return not method.per_subject and (method.kind, method.condition) != ("base", "none")
 
     @property
     def fixed_size(self) -> bool:
@@ -255,7 +255,7 @@ def _read(name: str, folder: Path, files: Mapping[str, str], labels: dict[str, s
 def _signature(export: Export, files: Mapping[str, str]) -> str:
     """Return what exports must have in common for their weights to fit one network."""
     recipe, contract = export.recipe, asdict(export.features)
-    del contract["corpus"]
+    del contract["corpus"], contract["pairs"]
     if recipe.method.identity_norm != "standard":
         del contract["identity_mean"], contract["identity_std"]
     beside = {name: files.get(name) for name in (CODEC_FILE, EMPTY_FILE)}

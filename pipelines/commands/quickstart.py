@@ -113,6 +113,7 @@ def _tell(shown: "Shown", console: Console) -> None:
     )
     console.print(
         f"\ndrawn     {shown.drawn}, by {shown.model}: a person it was trained on\n"
+        f"signed    {shown.signed['sentence']}\n"
         f"the same person?  two cuts of one photograph: {same}; somebody else: {another}",
         markup=False, soft_wrap=True,
     )  # fmt: skip

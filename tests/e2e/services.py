@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 BIN = Path(sys.executable).parent
@@ -50,6 +51,13 @@ def services():
 @contextmanager
 def postgres():
     """Start a fresh PostgreSQL; yield the address of an empty database."""
+    with mortal_postgres() as (url, started), started(signal.SIGINT):
+        yield url
+
+
+@contextmanager
+def mortal_postgres():
+    """Make a fresh PostgreSQL; yield its address, and what starts it until a signal."""
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: int(p.parent.name))
     if not programs:
         pytest.skip("no PostgreSQL below /usr/lib/postgresql; Debian has it as postgresql")
@@ -66,8 +74,27 @@ def postgres():
         subprocess.run(command, check=True, capture_output=True, timeout=120, cwd="/")
         command = [*become, programs[-1] / "postgres", "-D", data, "-p", str(port), "-k", home,
                    "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]  # fmt: skip
-        with running(command, home / "log", port, ends_with=signal.SIGINT):
-            yield f"postgresql+psycopg2://mlflow:hunter2@127.0.0.1:{port}/postgres"
+        url = f"postgresql+psycopg2://mlflow:hunter2@127.0.0.1:{port}/postgres"
+
+        ready = [programs[-1] / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]
+
+        @contextmanager
+        def started(ends_with):
+            # One that was killed: its children see that and end. Its locks stay, and where nobody
+            # reaps, its process seems to live on.
+            ends = time.monotonic() + 60
+            while any(one.info["cwd"] == str(data) for one in psutil.process_iter(["cwd"])):
+                assert time.monotonic() < ends, "PostgreSQL's processes do not end"
+                time.sleep(0.05)
+            for lock in (data / "postmaster.pid", home / f".s.PGSQL.{port}.lock"):
+                lock.unlink(missing_ok=True)
+            with running(command, home / "log", port, ends_with=ends_with):
+                while subprocess.run(ready, check=False, timeout=30).returncode:
+                    assert time.monotonic() < ends, "PostgreSQL does not become ready"
+                    time.sleep(0.05)
+                yield
+
+        yield url, started
 
 
 @contextmanager

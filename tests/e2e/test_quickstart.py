@@ -114,6 +114,7 @@ def test_it_goes_on_and_ends_with_a_picture_and_two_answers(finished):
     assert done["same"]["same_person"]
     assert not done["another"]["same_person"]
     assert Path(done["drawn"]) == home / "quickstart/drawn.png"
+    assert done["signed"]["verdict"] == "made_here"
 
 
 def test_what_is_drawn_is_more_like_the_person_than_like_anybody_else(finished):

@@ -161,6 +161,15 @@ def test_a_checkpoint_is_latest_best_or_named(tmp_path):
     assert chosen(tmp_path, "best").name == "step-0000300"
 
 
+def test_held_out_people_say_nothing_of_who_learnt_one_person(tmp_path):
+    features = measured_features(tmp_path / "features")
+    run = untrained_run(tmp_path / "run", recipe(), features)
+    told = (run / "recipe.yaml").read_text()
+    (run / "recipe.yaml").write_text(told.replace("kind: base", "kind: lora"))
+    with pytest.raises(UnreadableSource, match="lora learnt one person"):
+        evaluate(str(run), quiet(), QUICK)
+
+
 def test_features_of_another_encoder_than_at_training_are_refused(tmp_path):
     features = measured_features(tmp_path / "features")
     run = untrained_run(tmp_path / "run", recipe(), features)

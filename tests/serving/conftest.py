@@ -9,7 +9,7 @@ from training.build import METHODS
 from training.features import EMPTY_FILE, Features
 from training.nets.codec import BESIDE, CODEC_FILE, PatchCodec
 from training.nets.text import load_text_encoder
-from training.settings import BaseModelSettings, MethodSettings, TrainRecipe
+from training.settings import BaseModelSettings, DropSettings, MethodSettings, TrainRecipe
 
 DIM = 8
 EMBEDDER = "test@0"
@@ -42,6 +42,21 @@ def tiny_base(folder, *, seed=0, condition="identity"):
         seed=seed,
     )
     return _write(folder, recipe, _features(codec=BESIDE, latent_shape=(12, 8, 8)))
+
+
+def tiny_subject(folder, kind, word, *, seed=0):
+    """Write what one person's tuning leaves, on ``random:tiny-sd``, 32 px."""
+    recipe = TrainRecipe(
+        name="tiny_subject",
+        method=MethodSettings(kind=kind, lora_rank=4, subject_word=word),
+        drop=DropSettings(identity=0.0, text=0.0, both=0.0),
+        seed=seed,
+    )
+    features = _features(
+        codec="random:tiny-sd", latent_shape=(4, 8, 8), text_shape=(77, 32),
+        text_encoder="random:tiny-sd",
+    )  # fmt: skip
+    return _write(folder, recipe, features)
 
 
 def tiny_registry(home, **exports):

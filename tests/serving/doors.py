@@ -3,6 +3,7 @@
 import asyncio
 import re
 import socket
+import tempfile
 import threading
 import time
 from contextlib import contextmanager
@@ -18,7 +19,9 @@ from starlette.testclient import TestClient
 from serving.app import make_app
 from serving.errors import RETRYABLE, STATUS, Refusal
 from serving.faces import Faces
+from serving.jobs.settings import VideoSettings
 from serving.metrics import Metrics
+from serving.provenance.settings import ProvenanceSettings
 from serving.recipes import FaceSettings, HttpSettings, ImageSettings, local
 from serving.types import Drawn, ModelInfo, Preview
 from tests.stages.models.photos import astronaut, hanks
@@ -28,6 +31,8 @@ INFO = ModelInfo(
     embedder="dlib-resnet@55533b28a958", backend="dlib", sides_px=(64, 64), multiple_px=8,
     fixed_size=False, labels={},
 )  # fmt: skip
+RECORDS = tempfile.TemporaryDirectory(prefix="visage-records-")
+"""One place for all doors of this process that name no other."""
 
 
 class PlainImages:
@@ -83,11 +88,20 @@ def faces():
 def door(images=None, keys=None, http=None, **changes):
     """Return an application in front of a stand-in, and the stand-in."""
     images = images or PlainImages()
+    changes.setdefault("records", f"{RECORDS.name}/serving.db")
+    changes.setdefault("provenance", ProvenanceSettings(home=f"{RECORDS.name}/provenance"))
+    changes.setdefault("videos", videos(f"{RECORDS.name}/videos"))
     recipe = replace(
         local(), model="someone@champion", adapters=("smile",), http=http or HttpSettings(),
         images=ImageSettings(max_side_px=256), **changes,
     )  # fmt: skip
     return make_app(recipe, images, faces(), keys, Metrics()), images
+
+
+def videos(folder, **settings):
+    """Return how videos are drawn: quickly."""
+    settings = {"steps": 3, "lease_s": 5.0, **settings}
+    return VideoSettings(model="random:tiny-animatediff", folder=str(folder), **settings)
 
 
 def visitor(app, **headers):
@@ -120,6 +134,8 @@ def document():
 def documents(path, method, status, code):
     """Say whether a route, or one beside it, documents a refusal; of other paths, whatever."""
     path = re.sub("^/v1/models/.*", "/v1/models/{model}", path)
+    path = re.sub("^/v1/people/.*", "/v1/people/{person}", path)
+    path = re.sub("^/v1/videos/[^/]*", "/v1/videos/{video}", path)
     routes = document().get(path, {})
     told = [routes[method]] if method in routes else routes.values()
     contents = [one["responses"].get(str(status), {}).get("content", {}) for one in told]

@@ -31,8 +31,9 @@ def configuration(**deployment):
 
 def deployments(application):
     """Return an application's deployments by name."""
-    found = {application._bound_deployment.name: application._bound_deployment}
-    for below in application._bound_deployment.init_args:
+    bound = application._bound_deployment
+    found = {bound.name: bound}
+    for below in (*bound.init_args, *bound.init_kwargs.values()):
         if hasattr(below, "_bound_deployment"):
             found |= deployments(below)
     return found

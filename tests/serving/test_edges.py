@@ -2,6 +2,7 @@ import asyncio
 import gc
 import socket
 import tracemalloc
+from collections import Counter
 from io import BytesIO
 
 import psutil
@@ -170,7 +171,7 @@ def test_a_body_that_never_comes_is_not_waited_for():
 
 
 def open_files():
-    return sorted(file.path for file in psutil.Process().open_files())
+    return Counter(file.path for file in psutil.Process().open_files())
 
 
 def test_files_of_a_form_are_removed_and_bodies_let_go():
@@ -190,7 +191,7 @@ def test_files_of_a_form_are_removed_and_bodies_let_go():
         assert held_after_two() - first < len(big) / 2
     finally:
         tracemalloc.stop()
-    assert open_files() == before
+    assert not open_files() - before, "others may close theirs meanwhile"
 
 
 def test_it_tells_when_it_is_ready():

@@ -9,7 +9,7 @@ from serving.generator import Generator, Order
 from serving.recipes import ImageSettings, ServeRecipe
 from serving.types import Draw, Edit, Reference
 from serving.weights import Shelf
-from tests.serving.conftest import DIM, EMBEDDER, tiny_base, tiny_export
+from tests.serving.conftest import DIM, EMBEDDER, tiny_base, tiny_export, tiny_subject
 from training.method import Stopped
 
 SETTINGS = ImageSettings(threads=1)
@@ -117,6 +117,19 @@ def test_a_generator_from_scratch_draws_people_and_nobody(studio):
     assert one.shape == (32, 32, 3)
     assert not np.array_equal(one, other)
     assert not np.array_equal(one, nobody)
+
+
+@pytest.mark.parametrize(("kind", "word"), [("lora", "sks person"), ("sefi_ide", "<person>")])
+def test_who_was_learnt_alone_is_drawn_by_their_word_and_without_any(tmp_path, kind, word):
+    studio = Studio(tiny_subject(tmp_path, kind, word))
+    info = studio.generator.info(studio.load())
+    assert not info.takes_identity
+    of_word, usual, other = (
+        studio.one(ask(prompt=prompt, reference=None))
+        for prompt in (f"a photo of a {word}", "", "a photo of a house")
+    )
+    assert np.array_equal(of_word, usual)
+    assert not np.array_equal(of_word, other)
 
 
 def test_an_adapter_draws_other_sizes(studio):

@@ -9,6 +9,9 @@ import pytest
 import schemathesis
 
 from serving.errors import STATUS
+from serving.jobs.schemas import VideoAsk
+from serving.people.schemas import EnrolAsk, RenewAsk, SearchAsk
+from serving.provenance.schemas import AnonymiseAsk
 from serving.schemas import EditAsk, GenerationAsk, PairAsk, PhotoAsk
 from tests.serving.doors import door, visitor
 
@@ -16,6 +19,8 @@ SNAPSHOT = Path(__file__).parent / "openapi.json"
 BODIES = {
     "/v1/images/generations": GenerationAsk, "/v1/images/edits": EditAsk,
     "/v1/faces/detect": PhotoAsk, "/v1/faces/embed": PhotoAsk, "/v1/faces/verify": PairAsk,
+    "/v1/people": EnrolAsk, "/v1/people/{person}": RenewAsk, "/v1/faces/search": SearchAsk,
+    "/v1/provenance": PhotoAsk, "/v1/images/anonymise": AnonymiseAsk, "/v1/videos": VideoAsk,
 }  # fmt: skip
 APP, _ = door()
 DOCUMENT = APP.openapi()

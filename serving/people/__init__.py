@@ -1,0 +1,1 @@
+"""Who is enrolled and may be drawn, with whose consent; and whom nobody may draw."""

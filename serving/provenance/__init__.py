@@ -1,0 +1,1 @@
+"""Where a picture is from: signed credentials, and a mark in its pixels."""

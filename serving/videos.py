@@ -1,0 +1,124 @@
+"""What draws videos: a protocol of steps, so that a drawing can stop and go on between any two.
+
+A drawing is ``begin``, ``step`` until all steps are done, ``frames``. What it needs in between is
+its ``State`` alone, which is written to disk: so another process goes on where one has died, and
+the frames are those that the first would have drawn.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import UInt8
+
+from infra.errors import BadValue, nearest
+from serving.types import Reference
+
+Frames = UInt8[np.ndarray, "frames height width 3"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VideoDraw:
+    """One request for a video, checked, its defaults filled in."""
+
+    request_id: str
+    prompt: str = ""
+    negative_prompt: str = ""
+    reference: Reference | None = None
+    identity_scale: float = 1.0
+    width_px: int
+    height_px: int
+    frames: int
+    seed: int
+    steps: int
+    guidance: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VideoInfo:
+    """What a model draws; known without its weights."""
+
+    model: str
+    takes_text: bool
+    takes_identity: bool
+    embedder: str
+    """The encoder whose vectors it understands; empty: any."""
+    sides_px: tuple[int, int]
+    """Width and height by default."""
+    multiple_px: int
+    """Sides must be multiples of this."""
+    frames: int
+    """By default."""
+    max_frames: int
+    fps: int
+    """Frames per second at which its videos play."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class State:
+    """A drawing between two steps."""
+
+    next_step: int
+    """Of the steps, from 0; as many as there are: all are done."""
+    arrays: Mapping[str, np.ndarray]
+    """By name; such as the latents."""
+
+
+@runtime_checkable
+class Videos(Protocol):
+    """Draws videos in this process; blocking, and safe to use from several threads.
+
+    The same request gives the same frames, however often it is interrupted between two steps.
+    """
+
+    @property
+    def info(self) -> VideoInfo:
+        """Say what is drawn."""
+        ...
+
+    def begin(self, ask: VideoDraw) -> State:
+        """Return what a drawing starts from."""
+        ...
+
+    def step(self, ask: VideoDraw, state: State) -> State:
+        """Return what a drawing is after the next step."""
+        ...
+
+    def frames(self, ask: VideoDraw, state: State) -> Frames:
+        """Return the frames when all steps are done."""
+        ...
+
+
+INFOS = {
+    "random:tiny-animatediff": VideoInfo(
+        model="random:tiny-animatediff", takes_text=True, takes_identity=True, embedder="",
+        sides_px=(64, 64), multiple_px=16, frames=16, max_frames=32, fps=8,
+    ),
+}  # fmt: skip
+_MAKERS = {"random:tiny-animatediff": "serving.animatediff:TinyAnimateDiff"}
+
+
+def video_info(model: str) -> VideoInfo:
+    """Say what a model draws, without loading it.
+
+    Raises:
+        BadValue: There is no such model.
+    """
+    if model not in INFOS:
+        raise BadValue("videos.model", model, nearest(model, INFOS))
+    return INFOS[model]
+
+
+def load_videos(model: str, device: str) -> Videos:
+    """Load what draws.
+
+    Raises:
+        BadValue: There is no such model.
+    """
+    info = video_info(model)
+    module, _, name = _MAKERS[model].partition(":")
+    make: Callable[..., Any] = getattr(import_module(module), name)
+    made: Videos = make(info, device)
+    return made
