@@ -192,6 +192,11 @@ def curate(
                 settings={"dedupe": recipe.dedupe},
                 inputs=[judged.output],
             )
+            told = None
+            if recipe.captions.backend != "none":
+                from pipelines.caption import add_captions, export_captions
+
+                told, decided = add_captions(run, recipe, ingested, decided, reporter)
             benchmark, benchmark_digest = exported(recipe.people.benchmark)
             known = run.do(
                 "people",
@@ -227,6 +232,8 @@ def curate(
                 inputs=[*run.ingested(ingested), known.output],
                 data="export",
             )
+            if told is not None:
+                export_captions(run.data(told), decisions, run.folder / "export/captions")
         result = finish(run, recipe, decisions, tracker, reporter, began)
         end(run)
         return result

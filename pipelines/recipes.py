@@ -10,6 +10,7 @@ from typing import Literal
 
 from infra.configuration import named
 from infra.errors import BadValue
+from stages.captions.settings import CaptionSettings
 from stages.copies.settings import DedupeSettings
 from stages.keep import KeepRules
 from stages.people.settings import PeopleSettings
@@ -75,6 +76,8 @@ class FaceSettings:
     insightface: 0.5 is usual."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where the networks run."""
+    anonymise: Literal["", "blur", "pixelate", "cover"] = ""
+    """Hide everybody but the main face in the pictures that are kept, and how; empty: nobody."""
 
     def __post_init__(self) -> None:
         if self.backend == "insightface" and not self.pack:
@@ -115,13 +118,17 @@ class Workers:
     """CPUs to reserve for each. Less than 1 leaves room for reading and writing on a laptop."""
     gpus_per_looker: float = 0.0
     """GPUs to reserve for each; 0.25 lets four share one."""
+    captioners: int = 1
+    """Processes that ask for captions, or hold a model that writes them."""
+    gpus_per_captioner: float = 0.0
+    """GPUs to reserve for each."""
     batch_rows: int = 16
     """Pictures that one worker holds decoded at a time."""
     block_rows: int = 256
     """Pictures per task, per file written, and at most lost to a crash."""
 
     def __post_init__(self) -> None:
-        for name in ("fetchers", "batch_rows", "block_rows"):
+        for name in ("fetchers", "captioners", "batch_rows", "block_rows"):
             if getattr(self, name) < 1:
                 raise BadValue(f"workers.{name}", getattr(self, name), "give 1 or more.")
 
@@ -138,6 +145,7 @@ class Recipe:
     keep: KeepRules = field(default_factory=KeepRules)
     dedupe: DedupeSettings = field(default_factory=DedupeSettings)
     people: PeopleSettings = field(default_factory=PeopleSettings)
+    captions: CaptionSettings = field(default_factory=CaptionSettings)
     export: ExportSettings = field(default_factory=ExportSettings)
     workers: Workers = field(default_factory=Workers)
 

@@ -10,8 +10,11 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from stages.video import rows
+
 _FLOATS = pa.list_(pa.float32())
 _VECTORS = pa.list_(pa.list_(pa.float32()))
+_PARTS = pa.struct([(name, pa.string()) for name in ("face", "ears", "eyes", "nose", "mouth")])
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,7 @@ _ALL = [
     Column("status", pa.string(), "the seam", "keep, reject or error, from the columns above"),
     Column("timings", pa.map_(pa.string(), pa.float32()), "the seam", "seconds by stage"),
     # The picture.
-    Column("blob", pa.large_binary(), "Fetch, Read", "the file as found, byte for byte"),
+    Column("blob", pa.large_binary(), "Fetch, Read", "the file as found, if not anonymised"),
     Column("file", pa.string(), "Fetch", "of a video: where it was streamed to; else empty"),
     Column("http_status", pa.int16(), "Fetch", "of the last answer"),
     Column("final_url", pa.string(), "Fetch", "after redirects"),
@@ -66,7 +69,7 @@ _ALL = [
     Column("height_px", pa.int32(), "Decode", "of the upright picture, before work_px"),
     Column("mime", pa.string(), "Decode", "image/jpeg, image/png, image/webp, ..."),
     Column("bytes_len", pa.int64(), "Decode", "size of the file in bytes"),
-    Column("sha256", pa.string(), "Hash", "of the file, 64 hex digits"),
+    Column("sha256", pa.string(), "Hash", "of the file as found, 64 hex digits"),
     Column("pdq", pa.binary(32), "Hash", "perceptual hash, 256 bits"),
     Column("pdq_mirror", pa.binary(32), "Hash", "the hash of the mirrored picture"),
     Column("pdq_quality", pa.int32(), "Hash", "0 to 100; below 50 the hash means little"),
@@ -79,17 +82,36 @@ _ALL = [
     Column("face_area_shares", _FLOATS, "DetectFaces", "box area over picture area, 0 to 1"),
     Column("face_sizes_px", _FLOATS, "DetectFaces", "shorter side of the box"),
     Column("face_chips", None, "AlignFaces", "aligned RGB crops, uint8, faces x side x side x 3"),
-    Column("face_embeddings", _VECTORS, "EmbedFaces", "identity vectors as the network gives them"),
+    Column("face_embeddings", _VECTORS, "EmbedFaces", "identity vectors, raw; zero: anonymised"),
     Column("embedder", pa.string(), "EmbedFaces", "name@first 12 digits of its sha256"),
     Column("face_yaws_deg", _FLOATS, "ScorePose", "turned to the picture's right is positive"),
     Column("face_pitches_deg", _FLOATS, "ScorePose", "looking up is positive"),
     Column("face_rolls_deg", _FLOATS, "ScorePose", "tilted clockwise is positive"),
     Column("face_sharpness", _FLOATS, "ScoreSharpness", "Laplacian variance, grey levels squared"),
     Column("face_exposures", _FLOATS, "ScoreExposure", "mean luminance, 0 black to 1 white"),
+    # A video: see stages/video/rows.py for what its lists hold.
+    Column("video", rows.VIDEO, "Watch", "size, rate, length, codec of the upright video"),
+    Column("shots", rows.SHOTS, "Watch", "what each camera saw without a break"),
+    Column("clips", rows.CLIPS, "Watch", "files cut from the shots, their scores and face tracks"),
+    Column("decoded_frames", pa.int64(), "Watch", "frames decoded: each once"),
     # Who the main face is, once all rows are known.
     Column("identity", pa.string(), "people", "32 hex digits, one per person; empty: nobody's"),
     Column("identity_score", pa.float32(), "people", "0 as near to somebody else, 1 surely itself"),
     Column("identity_name", pa.string(), "people", "from captions (personal data), if asked for"),
+    # What is said of the picture, by the page, by measures or by a model; empty: nobody was asked.
+    Column("caption_merged", pa.string(), "caption", "the caption that was made; names redacted"),
+    Column("caption_attributes", pa.string(), "caption", "of it: the looks of the main person"),
+    Column("caption_action", pa.string(), "caption", "of it: what happens, scene, light, framing"),
+    Column("caption_parts", _PARTS, "caption", "face, ears, eyes, nose, mouth, if asked for"),
+    Column("caption_source", pa.string(), "caption", "alt, template, http, transformers or vllm"),
+    Column("caption_model", pa.string(), "caption", "who was asked, as it names itself"),
+    Column("caption_prompt", pa.string(), "caption", "name@first 12 digits of its sha256, by +"),
+    Column("caption_asks", pa.int16(), "caption", "questions, repairs included"),
+    Column("caption_input_tokens", pa.int32(), "caption", "tokens of the questions"),
+    Column("caption_output_tokens", pa.int32(), "caption", "tokens of the answers"),
+    Column("caption_s", pa.float32(), "caption", "seconds of the model for this row"),
+    Column("caption_redacted", pa.int16(), "caption", "names that were taken out"),
+    Column("caption_match", pa.float32(), "caption", "cosine of CLIP's vectors, -1 to 1"),
 ]
 
 COLUMNS: dict[str, Column] = {column.name: column for column in _ALL}
@@ -111,6 +133,12 @@ REJECTIONS: dict[str, str] = {
     "near_duplicate": "another row shows the same picture",
     "semantic_duplicate": "another row shows the same picture, by its embedding",
     "nobody": "the main face belongs to no identity of the run",
+    "caption_refused": "the model speaks of itself, or of not answering",
+    "caption_short": "the caption has too few words",
+    "caption_repeats": "the caption goes round in circles",
+    "caption_long": "the caption has too many words",
+    "caption_no_person": "the caption that was made speaks of no person",
+    "caption_mismatch": "caption and picture do not go together, by CLIP",
 }
 """Why a row can be rejected: a closed set, in the order in which the rules are asked."""
 
@@ -142,6 +170,13 @@ ERRORS: dict[str, str] = {
     "not_an_image": "the bytes are of no picture format that is allowed",
     "too_many_pixels": "the header promises more pixels than allowed: a decompression bomb",
     "broken_image": "a picture, but truncated or damaged",
+    "not_a_video": "the bytes are of no video format that is allowed",
+    "no_video_stream": "sound or pictures, but no moving ones",
+    "broken_video": "a video, but truncated or damaged; nothing of it is kept",
+    "too_long": "more minutes, or frames, than allowed",
+    "not_anonymised": "somebody beside the main face would still be recognised; nothing is kept",
+    "caption_schema": "the model's answer is not of the schema, nor is its repair",
+    "caption_endpoint": "the caption server did not answer for this picture",
     "stage_failed": "a stage raised; error_detail has its words",
     "crashed": "the worker's process died of it, more than once: see stages/poison.py",
 }

@@ -1,0 +1,1 @@
+"""Captions: who writes them, what is asked, and which are good enough."""
