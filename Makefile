@@ -19,7 +19,7 @@ quickstart: $(READY)  ## sample photographs to a served picture and a verified f
 	$(BIN)/visage quickstart
 
 test: $(READY)  ## the tests, without the slow ones
-	$(BIN)/pytest -m "not gpu and not slow and not long"
+	$(BIN)/pytest -n 2 --dist loadgroup -m "not gpu and not slow and not long"
 
 test-slow: $(READY)  ## the slow tests: crashes, clusters, servers, whole runs
 	$(BIN)/pytest -m "slow and not long and not gpu"
@@ -45,6 +45,8 @@ bench: $(READY)  ## the numbers that tests/bench prints; VISAGE_TEST_DATA names 
 	$(BIN)/python -m tests.bench.submit
 	$(BIN)/python -m tests.bench.serve_generator
 	$(BIN)/python -m tests.bench.serve --proxy haproxy
+	$(BIN)/python -m tests.bench.provenance
+	$(BIN)/python -m tests.bench.search
 
 clean:  ## remove the environment and the caches
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
