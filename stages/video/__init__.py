@@ -1,0 +1,1 @@
+"""Videos: decoded once, cut into clips, and in each clip the tracks of its faces."""
