@@ -19,7 +19,7 @@ quickstart: $(READY)  ## sample photographs to a served picture and a verified f
 	$(BIN)/visage quickstart
 
 test: $(READY)  ## the tests, without the slow ones
-	$(BIN)/pytest -n 2 --dist loadgroup -m "not gpu and not slow and not long"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not gpu and not slow and not long"
 
 test-slow: $(READY)  ## the slow tests: crashes, clusters, servers, whole runs
 	$(BIN)/pytest -m "slow and not long and not gpu"

@@ -23,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from serving.errors import Refusal
+from serving.types import RGB
 from serving.videos import Frames, State, VideoDraw, VideoInfo
 from training.nets.presets import load_unet, load_vae
 from training.nets.references import seeded
@@ -98,10 +99,19 @@ class TinyAnimateDiff:
         after = scheduler.step(guided, time, latents).prev_sample
         return State(next_step=state.next_step + 1, arrays={"latents": after.cpu().numpy()})
 
-    @torch.inference_mode()
+    def preview(self, ask: VideoDraw, state: State) -> RGB:
+        """Decode the frame in the middle, noise and all."""
+        middle = ask.frames // 2
+        preview: RGB = self._decoded(state.arrays["latents"][:, :, middle : middle + 1])[0]
+        return preview
+
     def frames(self, ask: VideoDraw, state: State) -> Frames:  # noqa: ARG002 - of the protocol
         """Decode the latents, one frame after the other."""
-        latents = self._tensor(state.arrays["latents"])[0].transpose(0, 1)
+        return self._decoded(state.arrays["latents"])
+
+    @torch.inference_mode()
+    def _decoded(self, drawn: np.ndarray) -> Frames:
+        latents = self._tensor(drawn)[0].transpose(0, 1)
         scale = self._vae.config["scaling_factor"]
         decoder: Any = self._vae
         with self._turn:

@@ -62,6 +62,14 @@ class Videos:
         """Return a finished video: an MP4 file."""
         return self._send(_bare("GET", f"{_PATH}/{video}/content")).content
 
+    def preview(self, video: str) -> bytes:
+        """Return how a video looks while it is drawn: a JPEG.
+
+        Raises:
+            Refusal: Also ``no_preview``: there is none, or none yet.
+        """
+        return self._send(_bare("GET", f"{_PATH}/{video}/preview")).content
+
     def wait(self, video: str, timeout_s: float = 600.0) -> bytes:
         """Return a video when it is finished.
 
@@ -117,6 +125,10 @@ class AsyncVideos:
     async def content(self, video: str) -> bytes:
         """Return a finished video: an MP4 file."""
         return (await self._send(_bare("GET", f"{_PATH}/{video}/content"))).content
+
+    async def preview(self, video: str) -> bytes:
+        """Return how a video looks while it is drawn; see ``Videos.preview``."""
+        return (await self._send(_bare("GET", f"{_PATH}/{video}/preview"))).content
 
     async def wait(self, video: str, timeout_s: float = 600.0) -> bytes:
         """Return a video when it is finished; see ``Videos.wait``."""

@@ -21,6 +21,7 @@ STATUS: dict[str, int] = {
     "unknown_model": 404,
     "method_not_allowed": 405,
     "unknown_video": 404,
+    "no_preview": 404,
     "idempotency_conflict": 409,
     "not_finished": 409,
     "no_result": 409,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from fastapi import APIRouter, Request
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, Response
 
 from serving.bodies import read
 from serving.database import asked
@@ -56,6 +56,7 @@ _PAGE = [
     {"name": "order", "in": "query", "description": "By time; absent: desc.",
      "schema": {"type": "string", "enum": ["asc", "desc"]}},
 ]  # fmt: skip
+_FILE = {"type": "string"}
 _EXAMPLE = {"prompt": "she turns to the camera", "seconds": 2, "seed": 7}
 
 
@@ -123,7 +124,7 @@ def videos_routes(door: Door) -> APIRouter:
                 "unknown_video", "not_finished", "no_result", "video_expired",
                 "records_unavailable",
             ),
-            200: {"description": "MP4.", "content": {MIME: {"schema": {"type": "string"}}}},
+            200: {"description": "MP4.", "content": {MIME: {"schema": _FILE}}},
         },
         openapi_extra={"parameters": [_NAME]},
     )  # fmt: skip
@@ -131,6 +132,24 @@ def videos_routes(door: Door) -> APIRouter:
         job = await _found(jobs, request, key)
         path = jobs.files.path(job, await asked(partial(jobs.result, job)))
         return FileResponse(path, media_type=MIME, filename=f"{job.id}.mp4")
+
+    @router.get(
+        "/{video}/preview",
+        summary="How the frame in the middle looks while it is drawn",
+        response_class=Response,
+        responses={
+            **documented("unknown_video", "no_preview", "records_unavailable"),
+            200: {"description": "JPEG.", "content": {"image/jpeg": {"schema": _FILE}}},
+        },
+        openapi_extra={"parameters": [_NAME]},
+    )
+    async def preview(request: Request, key: Key = may) -> Response:
+        job = await _found(jobs, request, key)
+        shown = await asyncio.to_thread(jobs.files.shown, job) if job.alive else None
+        if shown is None:
+            words = f"{job.id} is {job.status}: there is nothing, or nothing yet, to be shown of it"
+            raise Refusal("no_preview", f"{words} while it is drawn.", {"status": job.status})
+        return Response(shown, media_type="image/jpeg", headers={"Cache-Control": "no-store"})
 
     @router.delete(
         "/{video}",

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from infra.errors import BadValue, nearest
-from serving.types import Reference
+from serving.types import RGB, Reference
 
 Frames = UInt8[np.ndarray, "frames height width 3"]
 
@@ -84,6 +84,10 @@ class Videos(Protocol):
 
     def step(self, ask: VideoDraw, state: State) -> State:
         """Return what a drawing is after the next step."""
+        ...
+
+    def preview(self, ask: VideoDraw, state: State) -> RGB:
+        """Return how the frame in the middle looks by now, for whoever waits."""
         ...
 
     def frames(self, ask: VideoDraw, state: State) -> Frames:

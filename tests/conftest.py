@@ -11,13 +11,6 @@ os.environ.pop("MLFLOW_TRACKING_URI", None)
 os.environ.pop("RAY_ADDRESS", None)
 
 
-def pytest_collection_modifyitems(items):
-    """Where processes share the tests, one has all that start a Ray, and each file stays whole."""
-    for item in items:
-        group = "ray" if item.get_closest_marker("ray") else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="session")
 def local_ray():
     """Two CPUs of this machine as a Ray cluster, for the whole session."""

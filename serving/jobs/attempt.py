@@ -30,6 +30,7 @@ NOTE_S = 0.5
 """How often at most it is written how far a job is. A cancelled one goes on no longer than that,
 and the step that is being drawn."""
 _LONGEST_WAIT_S = 600.0
+_PREVIEW_QUALITY = 80
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,7 @@ class Attempt:
         self._leases, self._files = studio.leases, studio.files
         self._key = replace(ANYBODY, id=job.owner)
         self._noted = self._saved = time.monotonic()
+        self._given: Stamp | None = None
 
     async def carry_out(self) -> None:
         """Bring the job to its end, or give it back.
@@ -116,11 +118,11 @@ class Attempt:
             state = await asyncio.to_thread(videos.begin, ask)
         while state.next_step < ask.steps:
             if self._stopping.is_set():
-                await self._checkpoint(state)
+                await self._checkpoint(ask, state)
                 await asked(partial(self._leases.release, self._job))
                 return ""
             state = await asyncio.to_thread(videos.step, ask, state)
-            await self._note(state)
+            await self._note(ask, state)
         frames = await asyncio.to_thread(videos.frames, ask, state)
         await self._studio.guard.drawn(tuple(frames), self._key, self._job.request_id)
         stamp = await asked(partial(self._stamp, ask))
@@ -128,23 +130,44 @@ class Attempt:
         await asked(partial(self._leases.check, self._job))
         return await asyncio.to_thread(self._written, frames, stamp)
 
-    async def _note(self, state: State) -> None:
+    async def _note(self, ask: VideoDraw, state: State) -> None:
         now = time.monotonic()
         if now - self._saved >= self._studio.settings.checkpoint_s:
-            await self._checkpoint(state)
+            await self._checkpoint(ask, state)
         elif now - self._noted >= NOTE_S:
             self._noted = now
             self._job = await asked(partial(self._leases.note, self._job, state.next_step))
 
-    async def _checkpoint(self, state: State) -> None:
+    async def _checkpoint(self, ask: VideoDraw, state: State) -> None:
         ref = await asyncio.to_thread(self._files.save, self._job, state)
         self._job = await asked(partial(self._leases.note, self._job, state.next_step, ref))
         await asyncio.to_thread(self._files.tidy, self._job, ref)
+        if self._studio.settings.previews and not await self._studio.guard.holds_back():
+            await self._preview(ask, state)
         self._saved = self._noted = time.monotonic()
 
+    async def _preview(self, ask: VideoDraw, state: State) -> None:
+        """Show how far it is, marked and signed as the video will be."""
+        stamp = await asked(partial(self._stamp, ask))
+
+        def show() -> None:
+            drawn = self._studio.videos.preview(ask, state)
+            self._files.show(self._job, stamp.finish(drawn, "jpeg", _PREVIEW_QUALITY))
+
+        try:
+            await asyncio.to_thread(show)
+        except (Refusal, FileNotFoundError) as problem:
+            # Nobody signs now; or the job has just been cancelled, as the next step will find.
+            logger.info("%s is not shown: %s", self._job.id, problem)
+
     def _stamp(self, ask: VideoDraw) -> Stamp:
-        made = Made(model=self._studio.videos.info.model, request_id=ask.request_id)
-        return self._studio.provenance.stamp(self._job.owner, made, ask.width_px, ask.height_px)
+        """Return the one stamp of the attempt: its previews and its video carry the same mark."""
+        if self._given is None:
+            made = Made(model=self._studio.videos.info.model, request_id=ask.request_id)
+            self._given = self._studio.provenance.stamp(
+                self._job.owner, made, ask.width_px, ask.height_px
+            )
+        return self._given
 
     def _written(self, frames: Frames, stamp: Stamp) -> str:
         """Write the video, marked and signed; from when it has its name on, it is the result."""

@@ -5,6 +5,7 @@ name is whole; and every name holds the attempt that wrote it, so that an older 
 not know yet that it is one, overwrites nothing.
 
     <folder>/video_.../step-<attempt>-<steps done>.safetensors
+    <folder>/video_.../preview-<attempt>.jpg
     <folder>/video_.../result-<attempt>.mp4
 """
 
@@ -29,7 +30,7 @@ from serving.videos import State
 logger = logging.getLogger(__name__)
 
 VIDEO_ID = re.compile(r"video_[0-9a-f]{24}")
-_FENCED = re.compile(r"\.?(?:step|result|drawn|signed)-(\d+)\b")
+_FENCED = re.compile(r"\.?(?:step|result|drawn|signed|preview)-(\d+)\b")
 _STRAY_S = 3600.0
 """Age at which a folder that belongs to no job is nobody's who has just begun."""
 
@@ -90,6 +91,20 @@ class Files:
             logger.warning("%s starts again: its checkpoint is of another drawing", job.id)
             return None
         return State(next_step=job.next_step, arrays=arrays)
+
+    def show(self, job: Job, blob: bytes) -> None:
+        """Write how an attempt's video looks by now, in place of how it looked before."""
+        name = f"preview-{job.fence}.jpg"
+        beside = self.path(job, f".{name}")
+        beside.write_bytes(blob)
+        place(beside, self.path(job, name))
+
+    def shown(self, job: Job) -> bytes | None:
+        """Return how the video looks by now, a JPEG; None: it is not shown."""
+        try:
+            return self.path(job, f"preview-{job.fence}.jpg").read_bytes()
+        except FileNotFoundError:
+            return None
 
     def result(self, job: Job) -> str:
         """Return the name of the video that an attempt has, or will have."""

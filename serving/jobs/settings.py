@@ -29,6 +29,9 @@ class VideoSettings:
     max_side_px: int = 1024
     checkpoint_s: float = 10.0
     """Seconds of drawing that the death of a worker can cost."""
+    previews: bool = True
+    """Show, at every checkpoint, how the frame in the middle looks; never where anybody is
+    protected, for an unfinished face may escape the guard and not an eye."""
     lease_s: float = 30.0
     """How long a worker may be silent before another one takes its job."""
     attempts: int = 10

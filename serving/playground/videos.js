@@ -108,6 +108,7 @@ class View {
   }
 
   show(job) {
+    if (job.status === "in_progress") this.#glimpse(job);
     const alive = ALIVE.includes(job.status);
     this.title.textContent = job.prompt || "A video without words";
     this.pill.textContent = job.status === "in_progress" ? `Drawing, ${job.progress} %` : STATES[job.status];
@@ -118,6 +119,7 @@ class View {
     const facts = [job.size?.replace("x", " × "), job.seconds && `${job.seconds} s`, `seed ${job.seed}`, ends];
     this.facts.textContent = facts.filter(Boolean).join(" · ");
     if (job.status === this.state) return;
+    if (!alive) this.#glimpsed("");
     if (this.state) $("#videos-status").textContent = `${this.title.textContent}: ${STATES[job.status]}.`;
     this.state = job.status;
     show(this.problem, job.error ? new Error(job.error.message) : null);
@@ -127,7 +129,30 @@ class View {
 
   away() {
     URL.revokeObjectURL(this.#url);
+    this.#glimpsed("");
     this.item.remove();
+  }
+
+  /** How it looks by now, where the server shows it. */
+  async #glimpse(job) {
+    try {
+      const answer = await send(`v1/videos/${job.id}/preview`);
+      const url = URL.createObjectURL(await answer.blob());
+      if (this.state === "in_progress") this.#glimpsed(url);
+      else URL.revokeObjectURL(url);
+    } catch {
+      // There is none yet, or there are none here: the bar says enough.
+    }
+  }
+
+  #glimpsed(url) {
+    const old = $("img", this.screen);
+    if (old) {
+      URL.revokeObjectURL(old.src);
+      old.remove();
+    }
+    if (url) this.screen.append(el("img", { src: url, alt: "How it looks by now" }));
+    this.screen.hidden = !url;
   }
 
   #buttons(job) {

@@ -48,7 +48,7 @@ def test_what_would_not_fit_beside_others_is_left_out(monkeypatch):
     assert methods.too_large("lora", "sd15") == ""
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_step_of_each_named_method_is_measured_in_its_own_process(tmp_path):
     told = subprocess.run(
         [sys.executable, "-m", "tests.bench.methods", "--base", "tiny-sd", "--px", "64", "--steps",

@@ -9,7 +9,7 @@ import pytest
 
 from tests.e2e.albums import curating, save_crops
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 
 
 @pytest.mark.timeout(300)

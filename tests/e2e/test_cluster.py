@@ -140,6 +140,7 @@ def test_a_curation_loses_a_node_and_its_follower_and_decides_the_same(cluster, 
     assert sorted(written["id"].to_pylist()) == [row[0] for row in fates(whole["path"])]
 
 
+@pytest.mark.long
 def test_a_training_goes_on_when_a_lost_node_is_replaced(cluster, home):
     from tests.training.conftest import noise_features
 

@@ -16,7 +16,7 @@ from serving.client_videos import Videos
 from serving.jobs.settings import VideoSettings
 from serving.recipes import FaceSettings, HttpSettings, local
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from PIL import Image
 from pipelines.cli import main
 from training.features import Prepared
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
+pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.usefixtures("local_ray")]
 ODD = 'O\u2019Brien, "x"\n\u00fc\u202e ..\\%2F \U0001f600\'--'
 FACES = {"her 0": (60, 0, 400, 340), "her 1": (100, 0, 340, 240), "her 2": (20, 10, 440, 430)}
 

@@ -2,10 +2,12 @@ import asyncio
 import json
 from contextlib import contextmanager
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import openai
 import pytest
+from PIL import Image
 
 from serving.database import open_database
 from serving.jobs.worker import make_runner
@@ -133,6 +135,22 @@ def test_an_unfinished_video_has_no_content_and_can_be_cancelled_once(me):
     assert happened(me.get(f"{VIDEOS}/{video['id']}/events"))[-1][1] == "video.cancelled"
 
 
+def test_it_can_be_looked_at_while_it_is_drawn(tmp_path):
+    settings = videos(tmp_path / "videos", checkpoint_s=0.0, steps=20)
+    app, _ = door(records=str(tmp_path / "serving.db"), videos=settings)
+    me = visitor(app)
+    video = me.post(VIDEOS, json={"prompt": "a", "size": "64x48"}).json()
+    there = f"{VIDEOS}/{video['id']}/preview"
+    refused(me.get(there), "no_preview")
+    with drawing(app, Sums(0.2)):
+        until(lambda: me.get(there).status_code == 200)
+        shown = me.get(there)
+        assert shown.headers["content-type"] == "image/jpeg"
+        assert Image.open(BytesIO(shown.content)).size == (64, 48)
+        me.delete(f"{VIDEOS}/{video['id']}")
+        refused(me.get(there), "no_preview")
+
+
 @pytest.mark.parametrize(
     ("ask", "code", "words"),
     [
@@ -154,7 +172,7 @@ def test_what_cannot_be_drawn_is_refused_with_its_cure(me, ask, code, words):
 
 @pytest.mark.parametrize("id", ["video_1", "video_" + "0" * 24, "..%2f..%2fetc"])
 def test_an_id_of_no_video_is_told_so(me, id):
-    for path in ("", "/content", "/events"):
+    for path in ("", "/content", "/preview", "/events"):
         answer = me.get(f"{VIDEOS}/{id}{path}")
         assert answer.json()["error"]["code"] in ("unknown_video", "not_found")
         assert answer.status_code == 404

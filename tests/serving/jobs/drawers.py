@@ -41,8 +41,14 @@ class Sums:
         self.steps.append(state.next_step)
         return State(next_step=state.next_step + 1, arrays={"sum": state.arrays["sum"] + ask.seed})
 
+    def preview(self, ask, state):
+        return self._drawn(ask, state)[0]
+
     def frames(self, ask, state):
         self.finished += 1
+        return self._drawn(ask, state)
+
+    def _drawn(self, ask, state):
         grey = int(state.arrays["sum"][0]) % 256
         return np.full((ask.frames, ask.height_px, ask.width_px, 3), grey, dtype=np.uint8)
 
@@ -52,7 +58,13 @@ class Home:
 
     def __init__(self, home, records="", **settings):
         home = Path(home)
-        settings = {"model": MODEL, "checkpoint_s": 0.0, "lease_s": 5.0, **settings}
+        settings = {
+            "model": MODEL,
+            "checkpoint_s": 0.0,
+            "lease_s": 5.0,
+            "previews": False,
+            **settings,
+        }
         self.settings = VideoSettings(**settings, folder=str(home / "videos"))
         self.recipe = replace(
             local(), videos=self.settings, records=records or str(home / "serving.db"),

@@ -12,6 +12,7 @@ from serving.jobs.leases import Lost
 from serving.provenance.settings import ProvenanceSettings
 from serving.provenance.stamp import Provenance
 from serving.videos import State
+from tests.serving.doors import faces
 from tests.serving.jobs.drawers import Home, Sums, until
 
 
@@ -221,3 +222,41 @@ def test_a_video_is_marked_and_signed_before_it_has_its_name(tmp_path):
     credential = provenance._credentials.read(blob, "video/mp4")
     assert (credential.state, credential.made.request_id) == ("trusted", "request-1")
     assert home.on_disk(job) == ["result-1.mp4"]
+
+
+class Looking(Sums):
+    """Notes before every step what is shown of the job."""
+
+    def __init__(self, home, job):
+        super().__init__()
+        self.look, self.seen = lambda: home.files.shown(home.jobs.get(job.id, "")), []
+
+    def step(self, ask, state):
+        self.seen.append(self.look())
+        return super().step(ask, state)
+
+
+def test_what_is_drawn_is_shown_at_every_checkpoint_signed_and_no_longer(tmp_path):
+    home = Home(tmp_path, previews=True)
+    provenance = Provenance(ProvenanceSettings(home=str(tmp_path / "provenance")), home.engine)
+    job = home.add(width_px=256, height_px=256)
+    drawer = Looking(home, job)
+    attempt(home, home.leases.claim(), drawer, provenance=provenance)
+    first, second, third = drawer.seen
+    assert first is None
+    assert second != third, "each shows how far it was"
+    credential = provenance._credentials.read(third, "image/jpeg")
+    assert (credential.state, credential.made.request_id) == ("trusted", "request-1")
+    assert drawer.look() is None
+    assert home.on_disk(job) == ["result-1.mp4"]
+
+
+def test_where_somebody_is_protected_nothing_is_shown_before_it_was_looked_at(tmp_path):
+    home = Home(tmp_path, previews=True)
+    guard = home.guard()
+    guard.protected.add(np.ones((1, 128), np.float32), faces().embedder, "")
+    job = home.add()
+    drawer = Looking(home, job)
+    attempt(home, home.leases.claim(), drawer, guard=guard)
+    assert drawer.seen == [None, None, None]
+    assert home.jobs.get(job.id, "").status == "completed"

@@ -47,6 +47,10 @@ PARTS = {
 }
 SELDOM = ("consistent_id", "photo_verse", "w_plus", "infinite_id", "dp_adapter", "uni_id")
 """Kinds whose parts are like others': only in the slow tests."""
+SELDOM_TOGETHER = [
+    ("consistent_id", 0), ("photo_verse", 0), ("w_plus", 3), ("infinite_id", 0), ("dp_adapter", 2),
+    ("uni_id", 0),
+]  # fmt: skip
 EVERY = pytest.mark.parametrize(
     "kind",
     [pytest.param(kind, marks=[pytest.mark.slow] * (kind in SELDOM)) for kind in KINDS],
@@ -126,14 +130,9 @@ def pair(home):
         ("instant_id", 0),
         ("instant_id", 3),
         ("arc2face", 2),
-        ("consistent_id", 0),
         ("fast_composer", 2),
-        ("photo_verse", 0),
-        ("w_plus", 3),
-        ("infinite_id", 0),
         ("face_chain_fact", 3),
-        ("dp_adapter", 2),
-        ("uni_id", 0),
+        *(pytest.param(kind, stage, marks=pytest.mark.long) for kind, stage in SELDOM_TOGETHER),
     ],
 )
 def test_two_workers_have_the_losses_of_one(home, pair, tmp_path, kind, stage):

@@ -47,7 +47,7 @@ PARTS = {
     "pva": {"unet"},
 }
 EVERY = pytest.mark.parametrize("kind", KINDS)
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")
