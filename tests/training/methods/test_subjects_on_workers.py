@@ -3,13 +3,12 @@
 import json
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
 from tests.training.conftest import write_features
-from tests.training.many import Workers, train
+from tests.training.many import Workers, apart, train
 from training.build import load_export
 from training.checkpoints import latest
 from training.method import Condition, Sampling
@@ -78,11 +77,6 @@ def recipe(home, kind, **more):
         optimiser=OptimiserSettings(learning_rate=1e-3, ema_decay=0.9),
         steps=4, batch=4, microbatch=2, save_every=2, log_every=1, **more,
     )  # fmt: skip
-
-
-def apart(ours, theirs):
-    """Mean distance of two sets of weights; Adam makes much of gradients that are almost 0."""
-    return float(np.mean([np.abs(ours[name] - weight).mean() for name, weight in theirs.items()]))
 
 
 @EVERY
