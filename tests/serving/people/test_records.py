@@ -17,7 +17,7 @@ from tests.e2e.services import postgres
 
 NOW = time.time()
 CONSENT = Consent(
-    purpose="a campaign", evidence="form 7", granted_at=NOW - 10, until=NOW + 1000,
+    purpose="a campaign", evidence="form 7", granted_at=NOW - 10, until=NOW + 9 * 86400,
     subject_name="Ada Example",
 )  # fmt: skip
 ENDED = replace(CONSENT, until=NOW - 5)
