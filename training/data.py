@@ -16,11 +16,15 @@ from torch import Tensor
 
 from infra.errors import BadValue
 from training.features import Prepared
+from training.noise import correlated
 from training.order import Order
 from training.settings import TrainRecipe
 
-_OF_TARGET = ("latents", "landmarks", "mask", "text", "pooled", "size")
-_OF_REFERENCE = ("identity", "image")
+OF_TARGET = ("latents", "landmarks", "mask", "text", "pooled", "size", "seen", "motion",
+             "attributes_text")  # fmt: skip
+"""Features that say what is learnt to be drawn."""
+OF_REFERENCE = ("identity", "image", "reference_latents", "face_states", "face_pooled")
+"""Features of who is shown."""
 
 
 class Batches:
@@ -90,8 +94,8 @@ class Batches:
         pairs = zip(targets.tolist(), positions.tolist(), strict=True)
         references = np.array([self._reference(t, p) for t, p in pairs], np.int64)
         there = self.prepared.names
-        batch = {name: self.prepared.read(name, targets) for name in _OF_TARGET if name in there}
-        for name in _OF_REFERENCE:
+        batch = {name: self.prepared.read(name, targets) for name in OF_TARGET if name in there}
+        for name in OF_REFERENCE:
             if name in there:
                 batch[name] = self.prepared.read(name, references)
         batch["target_identity"] = self.prepared.read("identity", targets)
@@ -119,13 +123,16 @@ class Batches:
     def _reference(self, target: int, position: int) -> int:
         """Choose a photograph that the target is paired with, or any other of the same person.
 
-        A single one refers to itself.
+        A single one refers to itself, and so does a share of all that ``data.cross_share`` leaves.
         """
         person = self.prepared.people[target]
         photos = self.prepared.references.get(target) or self._photos[person]
         if photos == [target]:
             return target
         rng = np.random.default_rng([self.recipe.seed, 1, position])
+        share = self.recipe.data.cross_share
+        if share < 1 and rng.random() >= share:
+            return target
         others = [photo for photo in photos if photo != target]
         return others[int(rng.integers(len(others)))]
 
@@ -138,8 +145,9 @@ class Batches:
             noises.append(torch.randn(shape, generator=rng))
             times.append(torch.rand((), generator=rng))
             drops.append(torch.rand((), generator=rng))
+        noise, correlation = torch.stack(noises), self.recipe.video.noise_correlation
         return {
-            "noise": torch.stack(noises),
+            "noise": correlated(noise, correlation) if correlation else noise,
             "time": torch.stack(times),
             "drop": torch.stack(drops),
         }

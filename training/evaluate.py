@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from training.data import OF_REFERENCE, OF_TARGET
 from training.drawing import (
     HeldOut,
     Photographs,
@@ -251,10 +252,11 @@ def loss_gains(
 ) -> Float[np.ndarray, " samples"]:
     """Return, per sample, the denoising loss with another person's vector minus with the own.
 
-    Four times of the schedule each; noise, times and text are the same on both sides. What an
-    adapter reads of the reference's picture goes with the vector.
+    Four times of the schedule each; noise, times and text are the same on both sides. What a
+    method reads of the reference's picture goes with the vector.
     """
-    given = sorted(prepared.names & {"text", "pooled", "image", "size"})
+    target = [name for name in OF_TARGET if name in prepared.names]
+    reference = [name for name in OF_REFERENCE if name in prepared.names]
     other = np.roll(samples, len(samples) // 2)
     rng = torch.Generator().manual_seed(seed)
     gains = np.zeros(len(samples))
@@ -262,12 +264,11 @@ def loss_gains(
     for number, time in enumerate(_TIMES):
         for i, sample in enumerate(samples.tolist()):
             read = {name: prepared.read(name, np.array([sample]))
-                    for name in ("latents", "identity", "landmarks", "mask", *given)}  # fmt: skip
+                    for name in (*target, *reference)}  # fmt: skip
             noise = torch.randn(read["latents"].shape, generator=rng)
             batch = read | {"target_identity": read["identity"], "noise": noise,
                             "time": torch.full((1,), time), "drop": torch.ones(1)}  # fmt: skip
-            strange = {name: prepared.read(name, other[i : i + 1])
-                       for name in ("identity", "image") if name in read}  # fmt: skip
+            strange = {name: prepared.read(name, other[i : i + 1]) for name in reference}
             with_own = method(_placed(batch, device))["mse"]
             with_other = method(_placed(batch | strange, device))["mse"]
             gains[i] += float(with_other - with_own) / len(_TIMES)

@@ -179,6 +179,8 @@ def _contract(recipe: TrainRecipe, features: Features, base: str) -> dict[str, o
         "base": base,
         "base.prediction": recipe.base.prediction,
         "base.beta_schedule": recipe.base.beta_schedule,
+        "base.zero_snr": recipe.base.zero_snr,
+        "base.snr_shift": recipe.base.snr_shift,
         "embedder": features.embedder,
         "identity_dim": features.identity_dim,
         "identity_mean": features.identity_mean if standard else (),
@@ -186,6 +188,8 @@ def _contract(recipe: TrainRecipe, features: Features, base: str) -> dict[str, o
         "latent channels": features.latent_shape[0],
         "text_shape": features.text_shape,
         "image_shape": features.image_shape,
+        "face_states_shape": features.face_states_shape,
+        "face_pooled_dim": features.face_pooled_dim,
     }
 
 

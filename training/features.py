@@ -34,6 +34,8 @@ EMPTY_FILE = "empty.safetensors"
 PAIRS_FILE = "pairs.parquet"
 SHAPED = ("latents", "mask")
 """Features whose shape differs between aspect buckets."""
+SHAPED_VIDEO = (*SHAPED, "motion", "landmarks", "seen")
+"""The same of videos, whose buckets also differ in their frames."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +67,21 @@ class Features:
     """Tokens and width of the image encoder's states of the face; (0, 0) where there are none."""
     image_encoder: str = ""
     """Reference of what made ``image``; empty where there is none."""
-    latent_shapes: tuple[tuple[int, int, int], ...] = ()
-    """One latent shape per aspect bucket; empty: all latents have ``latent_shape``."""
+    face_states_shape: tuple[int, int, int] = (0, 0, 0)
+    """Of videos: layers, tokens and width of ``face_states``; (0, 0, 0) where there are none."""
+    face_pooled_dim: int = 0
+    """Width of ``face_pooled``; 0 where there is none."""
+    face_encoder: str = ""
+    """Reference of the image encoder that made these two."""
+    latent_shapes: tuple[tuple[int, ...], ...] = ()
+    """One latent shape per aspect bucket; empty: all latents have ``latent_shape``. Of videos with
+    the frames after the channels, so that a picture among them is a bucket of one frame."""
+    frames: int = 0
+    """Of videos: latent frames per sample; with buckets, of the first. 0: these are pictures."""
+    clip_frames: int = 0
+    """Of videos: frames per sample before the codec."""
+    fps: float = 0.0
+    """Of videos: at which these frames follow each other."""
     pairs: str = ""
     """Digest of the pairs that say which photograph is shown for which; empty where any other of
     the same person is."""
@@ -149,10 +164,11 @@ class Prepared:
 
         Args:
             name: Of the feature, as ``training.method.Batch`` lists them.
-            samples: Numbers of samples; for ``latents`` and ``mask`` all of one bucket.
+            samples: Numbers of samples; for what differs between buckets all of one.
         """
         rows = self._rows
-        if self.features.latent_shapes and name in SHAPED:
+        shaped = SHAPED_VIDEO if self.features.frames else SHAPED
+        if self.features.latent_shapes and name in shaped:
             name, rows = f"{name}.{self.buckets[samples[0]]}", self._places
         shards, wanted = self._shards[samples], torch.from_numpy(rows[samples])
         parts: list[Tensor] = []

@@ -1,7 +1,7 @@
 """Losses, one value per sample, in float32 whatever the network computed in.
 
 Per sample, because what follows needs to know whose loss it is: weights by noise level, gates,
-records. Shapes: B samples, C channels, H rows, W columns of latents.
+records. Shapes: B samples, C channels, T frames of videos, H rows, W columns of latents.
 """
 
 import torch
@@ -21,9 +21,9 @@ def mse(
 
 
 def masked(
-    pred: Float[Tensor, "B C H W"],
-    target: Float[Tensor, "B C H W"],
-    mask: Shaped[Tensor, "B H W"],
+    pred: Float[Tensor, "B C *T H W"],
+    target: Float[Tensor, "B C *T H W"],
+    mask: Shaped[Tensor, "B *T H W"],
 ) -> Float[Tensor, " B"]:
     """Return sum(l * m) / sum(m) over each sample, where l is (pred - target)² over its channels.
 
@@ -34,9 +34,9 @@ def masked(
         The masked loss of Yuan et al., "Identity-Preserving Text-to-Video Generation by Frequency
         Decomposition" (ConsisID), arXiv:2411.17440, here normalised by the mask's area.
     """
-    m_BHW = mask.float()
-    total_B = (_squares(pred, target).mean(dim=1) * m_BHW).sum(dim=(1, 2))
-    area_B = m_BHW.sum(dim=(1, 2))
+    m_BTHW = mask.float()
+    total_B = (_squares(pred, target).mean(dim=1) * m_BTHW).flatten(1).sum(dim=1)
+    area_B = m_BTHW.flatten(1).sum(dim=1)
     # An empty mask has a total of 0, so that what it is divided by matters only in not being 0.
     return total_B / torch.where(area_B > 0, area_B, 1.0)
 

@@ -25,7 +25,18 @@ original, top and left of the crop, height and width of the target: the micro-co
 arXiv:2307.01952, section 2.2). All samples of a microbatch have one latent shape. Drawn for the
 step, so that ``forward`` itself draws nothing: ``noise`` (as ``latents``), ``time`` (uniform in 0
 to 1) and ``drop`` (uniform in 0 to 1). ``progress`` is how far the run is, 0 to below 1.
-Of per-subject tuning ``is_prior``: true where the class is shown, not the subject. Losses look for
+Of per-subject tuning ``is_prior``: true where the class is shown, not the subject.
+
+Of videos ``latents`` and ``noise`` are channels x frames x height x width and ``mask`` frames x
+height x width, all in latent frames; ``landmarks`` (latent frames x 5 x 2) and ``seen`` (latent
+frames: 1 where the face is, 0 where its landmarks are zeros) are of the frames in the middle of
+these. If they were prepared: ``motion`` (as ``mask``: optical flow of the person, 0 to 1 of the
+sample's own fastest), ``reference_latents`` (channels x height x width: the reference face),
+``face_states`` (layers x tokens x width: of several layers of an image encoder, of the reference
+face), ``face_pooled`` (width: that encoder's vector of it) and ``attributes_text`` (tokens x
+width: the caption of the person alone).
+
+Losses look for
 ``negative_identity`` (somebody else's vector), ``edit_text`` with ``edit_pooled`` (another prompt)
 and ``clip_text`` (CLIP's vector of the prompt), which whoever makes the batches may add."""
 
@@ -58,6 +69,8 @@ class Sampling:
     ``Condition.attributes`` says; see there. 0: none, 1: identity draws nothing there."""
     size_px: tuple[int, int] | None = None
     """Height and width; None: as the features were prepared."""
+    frames: int | None = None
+    """Of a video: latent frames; None: as the features were prepared."""
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -78,7 +91,7 @@ and in any company."""
 
 Callback = Callable[[int, Tensor], bool]
 """Called after each step with its number, from 0, and the estimate of the clean latents (samples x
-channels x rows x columns), which the codec can decode as a preview; True ends the drawing."""
+channels x *frames x rows x columns), which the codec can decode as a preview; True ends it."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +123,9 @@ class Condition:
     """Latents of pictures to edit; see ``Sampling.strength``. None: draw from nothing."""
     mask: Float[Tensor, "samples H W"] | None = None
     """Of an edit: 1 where to draw, 0 where the source stays; None: everywhere."""
+    more: Mapping[str, Tensor] | None = None
+    """Of videos: what else a method is told of the reference and the prompt, by the names of
+    ``Batch``, such as ``reference_latents``."""
 
 
 class Stopped(VisageError):
@@ -166,8 +182,8 @@ class Method(nn.Module, ABC):
         sampling: Sampling = AS_USUAL,
         *,
         callback: Callback | None = None,
-    ) -> Float[Tensor, "samples 3 height width"]:
-        """Draw one picture per row of ``condition``, RGB in 0 to 1.
+    ) -> Float[Tensor, "samples *frames 3 height width"]:
+        """Draw one picture, or one video, per row of ``condition``, RGB in 0 to 1.
 
         Not to be called by two threads at once on one method.
 

@@ -1,6 +1,6 @@
 """The noise of diffusion training: schedules, targets, clean estimates, weights.
 
-Shapes: B samples, C channels, H rows, W columns of latents.
+Shapes: B samples, C channels, T frames of videos, H rows, W columns of latents.
 """
 
 import json
@@ -20,6 +20,15 @@ from training.settings import BaseModelSettings
 STEPS = 1000
 
 
+_SAID = (
+    ("prediction", "prediction_type", "epsilon"),
+    ("beta_schedule", "beta_schedule", "linear"),
+    ("zero_snr", "rescale_betas_zero_snr", False),
+    ("snr_shift", "snr_shift_scale", 1.0),
+)
+"""Settings of the base, what a scheduler's file calls them, and what it means by silence."""
+
+
 def check_base(settings: BaseModelSettings) -> None:
     """See that a base is named, and asked what it was trained to answer.
 
@@ -37,7 +46,7 @@ def check_base(settings: BaseModelSettings) -> None:
     if not settings.weights.startswith("file:"):
         return
     folder = locate(settings.weights)
-    if not (folder / "unet").is_dir():
+    if not any((folder / network).is_dir() for network in ("unet", "transformer")):
         folder = folder.parent
     export = _json(folder / "config.json")
     if export.get("kind") == "base" and export["recipe"]["method"]["condition"] == "identity":
@@ -50,9 +59,8 @@ def check_base(settings: BaseModelSettings) -> None:
     told = _json(path)
     if not told:
         return
-    for name, default in (("prediction", "epsilon"), ("beta_schedule", "linear")):
-        theirs = told.get("prediction_type" if name == "prediction" else name, default)
-        ours = getattr(settings, name)
+    for name, said, default in _SAID:
+        theirs, ours = told.get(said, default), getattr(settings, name)
         if theirs != ours:
             raise BadValue(f"base.{name}", ours, f"{path} says {theirs!r}; set it to that.")
 
@@ -67,9 +75,9 @@ def _json(path: Path) -> dict[str, Any]:
 class Noised:
     """One noising step of a microbatch."""
 
-    z_t: Float[Tensor, "B C H W"]
+    z_t: Float[Tensor, "B C *T H W"]
     t: Int64[Tensor, " B"]
-    target: Float[Tensor, "B C H W"]
+    target: Float[Tensor, "B C *T H W"]
     """What the network should predict."""
     snr: Float[Tensor, " B"]
     """Signal-to-noise ratio, alphas_cumprod / (1 - alphas_cumprod)."""
@@ -88,12 +96,17 @@ class NoiseSchedule:
             prediction_type=settings.prediction,
             clip_sample=False,
         )
-        self.alphas_cumprod: Float[Tensor, " times"] = self.scheduler.alphas_cumprod
+        # CogVideoX (arXiv:2408.06072) adds more noise, up to nothing but noise at the last time.
+        alphas, shift = self.scheduler.alphas_cumprod, settings.snr_shift
+        alphas = alphas / (shift + (1 - shift) * alphas)
+        if settings.zero_snr:
+            alphas = _without_signal_at_last(alphas)
+        self.alphas_cumprod: Float[Tensor, " times"] = alphas
 
     def noised(
         self,
-        latents: Float[Tensor, "B C H W"],
-        noise: Float[Tensor, "B C H W"],
+        latents: Float[Tensor, "B C *T H W"],
+        noise: Float[Tensor, "B C *T H W"],
         time: Float[Tensor, " B"],
     ) -> Noised:
         """Add ``noise`` at the times that ``time``, in 0 to 1, stands for."""
@@ -105,8 +118,11 @@ class NoiseSchedule:
         return Noised(signal * latents + spread * noise, t, target, snr)
 
     def clean(
-        self, z_t: Float[Tensor, "B C H W"], t: Int64[Tensor, " B"], pred: Float[Tensor, "B C H W"]
-    ) -> Float[Tensor, "B C H W"]:
+        self,
+        z_t: Float[Tensor, "B C *T H W"],
+        t: Int64[Tensor, " B"],
+        pred: Float[Tensor, "B C *T H W"],
+    ) -> Float[Tensor, "B C *T H W"]:
         """Estimate the clean latents in one step from a prediction."""
         alpha_bar = self._at(t, z_t)
         signal, spread = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
@@ -116,11 +132,11 @@ class NoiseSchedule:
 
     def moved(
         self,
-        z_t: Float[Tensor, "B C H W"],
+        z_t: Float[Tensor, "B C *T H W"],
         t: Int64[Tensor, " B"],
-        clean: Float[Tensor, "B C H W"],
+        clean: Float[Tensor, "B C *T H W"],
         to: Int64[Tensor, " B"],
-    ) -> Float[Tensor, "B C H W"]:
+    ) -> Float[Tensor, "B C *T H W"]:
         """Take noisy latents from one time to another by DDIM's rule, arXiv:2010.02502, eta 0."""
         there, here = self._at(to, z_t), self._at(t, z_t)
         noise = (z_t - here.sqrt() * clean) / (1 - here).sqrt()
@@ -138,6 +154,37 @@ class NoiseSchedule:
         return snr.clamp(max=gamma) / (snr if self.prediction == "epsilon" else snr + 1)
 
     def _at(
-        self, t: Int64[Tensor, " B"], like: Float[Tensor, "B C H W"]
-    ) -> Float[Tensor, "B 1 1 1"]:
-        return self.alphas_cumprod.to(like.device, torch.float32)[t].view(-1, 1, 1, 1)
+        self, t: Int64[Tensor, " B"], like: Float[Tensor, "B C *T H W"]
+    ) -> Float[Tensor, "B ..."]:
+        return self.alphas_cumprod.to(like.device, torch.float32)[t].view(
+            -1, *[1] * (like.ndim - 1)
+        )
+
+
+def correlated(
+    noise: Float[Tensor, "*B C T H W"], correlation: float
+) -> Float[Tensor, "*B C T H W"]:
+    """Make the noise of frames alike: by ``correlation`` to the power of how far they are apart.
+
+    Each frame's noise stays standard normal. 0 changes nothing.
+
+    References:
+        The noise prior of Magic-Me (arXiv:2402.09368), which only draws with it.
+    """
+    if correlation == 0:
+        return noise
+    at = torch.arange(noise.shape[-3], dtype=torch.float64)
+    mix = torch.linalg.cholesky(correlation ** (at[:, None] - at).abs()).to(noise)
+    return torch.einsum("ts,...schw->...tchw", mix, noise.movedim(-3, -4)).movedim(-4, -3)
+
+
+def _without_signal_at_last(alphas: Float[Tensor, " times"]) -> Float[Tensor, " times"]:
+    """Shift and scale a schedule so that its last time is noise alone.
+
+    References:
+        Lin et al., "Common Diffusion Noise Schedules and Sample Steps are Flawed",
+        arXiv:2305.08891, algorithm 1.
+    """
+    roots = alphas.sqrt()
+    first, last = roots[0], roots[-1]
+    return ((roots - last) * first / (first - last)).square()

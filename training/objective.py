@@ -18,6 +18,7 @@ from training.nets.codec import Codec
 from training.noise import Noised, NoiseSchedule
 from training.objectives.contrastive_disentangle import contrastive_disentangle
 from training.objectives.decorrelate import decorrelate, make_projection
+from training.objectives.dpo import dpo, ipo
 from training.objectives.edit_direction import edit_direction
 from training.objectives.enhanced_contrast import enhanced_contrast
 from training.objectives.fair import fair
@@ -28,6 +29,7 @@ from training.objectives.prior import prior
 from training.objectives.reward import reward
 from training.objectives.step import Gives, Step, Term, Tools
 from training.objectives.triplet import triplet
+from training.objectives.video_identity import video_identity
 from training.settings import LossSettings
 
 PREDICTION = Gives()
@@ -56,6 +58,9 @@ LOSSES: dict[str, Term] = {
     "identity_adversary": Term(identity_adversary, network=make_adversary),
     "reward": Term(reward, ("ask",), sees=True),
     "enhanced_contrast": Term(enhanced_contrast, ("ask", "more"), sees=True),
+    "dpo": Term(dpo, ("ask", "base")),
+    "ipo": Term(ipo, ("ask", "base")),
+    "video_identity": Term(video_identity, sees=True),
 }
 
 _CURES = {
@@ -135,7 +140,7 @@ class Objective(nn.Module):
 
     def forward(
         self,
-        pred: Float[Tensor, "B C H W"],
+        pred: Float[Tensor, "B C *T H W"],
         noised: Noised,
         batch: Batch,
         asked: Bool[Tensor, " B"],

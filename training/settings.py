@@ -8,11 +8,12 @@ from typing import Literal
 
 from infra.errors import BadValue
 from training.loss_settings import LossSettings as LossSettings
+from training.video_settings import VideoSettings as VideoSettings
 
 LOOKING = ("consistent_id", "fast_composer", "photo_verse", "infinite_id", "face_chain_fact",
-           "uni_id")  # fmt: skip
+           "uni_id", "id_animator")  # fmt: skip
 """Kinds of method that look at the reference faces' images too."""
-PER_SUBJECT = ("dis_booth", "lora", "sefi_ide", "stable_identity")
+PER_SUBJECT = ("dis_booth", "lora", "sefi_ide", "stable_identity", "personal_video", "magic_id")
 """Kinds of method that are tuned to one person."""
 
 
@@ -26,6 +27,9 @@ class DataSettings:
     """Share of the people that training never sees, chosen by their names' hashes."""
     subject: str = ""
     """Whose photographs are trained on, by the name in the corpus; empty: everybody's."""
+    cross_share: float = 1.0
+    """Share of the samples that are shown another picture of the person, or another moment of a
+    video; the others are shown their own."""
     prior_share: float = 0.0
     """With a subject: share of the samples that show other people, the class that tuning must not
     forget; see losses.prior."""
@@ -33,6 +37,8 @@ class DataSettings:
     def __post_init__(self) -> None:
         if not 0 <= self.heldout_share < 1:
             raise BadValue("data.heldout_share", self.heldout_share, "give 0 up to below 1.")
+        if not 0 <= self.cross_share <= 1:
+            raise BadValue("data.cross_share", self.cross_share, "give a share, 0 to 1.")
         if not 0 <= self.prior_share < 1:
             raise BadValue("data.prior_share", self.prior_share, "give 0 up to below 1.")
 
@@ -47,8 +53,22 @@ class BaseModelSettings:
     use to `base` itself, which begins from nothing."""
     prediction: Literal["epsilon", "v_prediction"] = "epsilon"
     """What the network predicts: the noise, or the velocity of arXiv:2202.00512."""
-    beta_schedule: Literal["scaled_linear", "squaredcos_cap_v2"] = "scaled_linear"
-    """Noise schedule: Stable Diffusion's, or the cosine of arXiv:2102.09672."""
+    beta_schedule: Literal["scaled_linear", "squaredcos_cap_v2", "linear"] = "scaled_linear"
+    """Noise schedule: Stable Diffusion's, the cosine of arXiv:2102.09672, or AnimateDiff's."""
+    zero_snr: bool = False
+    """Whether the last time is noise alone (arXiv:2305.08891), as in CogVideoX."""
+    snr_shift: float = 1.0
+    """How much more noise than that schedule: 3 in CogVideoX 2B, 1 in 5B."""
+    motion: str = ""
+    """AnimateDiff's motion modules for a base of pictures; empty: `weights` has them, or they are
+    drawn from a seed with `random:` ones."""
+
+    def __post_init__(self) -> None:
+        if self.snr_shift <= 0:
+            raise BadValue("base.snr_shift", self.snr_shift, "give more than 0; 1 is none.")
+        if self.zero_snr and self.prediction == "epsilon":
+            cure = "where there is noise alone, noise says nothing; give v_prediction."
+            raise BadValue("base.zero_snr", True, cure)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +78,8 @@ class MethodSettings:
     kind: Literal[
         "base", "arc2face", "instant_id", "ip_adapter_faceid", "consistent_id", "fast_composer",
         "photo_verse", "w_plus", "infinite_id", "face_chain_fact", "dp_adapter", "uni_id", "lora",
-        "dis_booth", "stable_identity", "sefi_ide", "pva",
+        "dis_booth", "stable_identity", "sefi_ide", "pva", "id_animator", "consis_id",
+        "proteus_id", "personal_video", "magic_id",
     ] = "ip_adapter_faceid"  # fmt: skip
     """base: a small network from scratch; ip_adapter_faceid: an adapter on a frozen base;
     instant_id: one with a ControlNet on landmarks (published with tokens 16, identity_norm raw);
@@ -68,7 +89,11 @@ class MethodSettings:
     text; face_chain_fact: attention of its own between those of the base; dp_adapter: one adapter
     for the face and one for the rest; uni_id: an adapter and words of the prompt. Tuned to one
     person, see data.subject: lora; dis_booth: a LoRA apart from all else; stable_identity: a name;
-    sefi_ide: a word with a meaning for each stage of the drawing; pva: a face for a hole."""
+    sefi_ide: a word with a meaning for each stage of the drawing; pva: a face for a hole.
+    Of videos: id_animator: attention to the reference face's image; consis_id: the face as low and
+    as high frequencies; proteus_id: the face fused with words, told anew at each time. Of videos,
+    tuned to one person: personal_video: a LoRA rewarded for videos that show them; magic_id: a LoRA
+    that prefers the better of two videos."""
     variant: Literal["faceid", "plus", "portrait"] = "faceid"
     """ip_adapter_faceid: `plus` also looks at the reference face's image (prepared with an image
     encoder); `portrait` takes several reference faces, 16 tokens each as published, no LoRA."""
@@ -215,6 +240,7 @@ class TrainRecipe:
     base: BaseModelSettings = field(default_factory=BaseModelSettings)
     method: MethodSettings = field(default_factory=MethodSettings)
     losses: LossSettings = field(default_factory=LossSettings)
+    video: VideoSettings = field(default_factory=VideoSettings)
     drop: DropSettings = field(default_factory=DropSettings)
     optimiser: OptimiserSettings = field(default_factory=OptimiserSettings)
     scale: Scale = field(default_factory=Scale)

@@ -49,6 +49,8 @@ TEXTS: dict[str, tuple[Settings, ...]] = {
     "tiny-sdxl": (_TINY_HALF, {**_TINY_HALF, "hidden_act": "gelu"}),
     "sd15": (_L,),
     "sdxl": (_L, _BIG_G),
+    "tiny-animatediff": (_TINY,),
+    "animatediff-sd15": (_L,),
 }
 """The text towers of each pipeline; the second of two pools."""
 

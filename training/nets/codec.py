@@ -144,8 +144,10 @@ class KLCodec(nn.Module):
         return pictures / 2 + 0.5
 
 
-def decoded(codec: Codec, latents: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 3 height width"]:
-    """Decode in the codec's own precision, to float32 in 0 to 1."""
+def decoded(
+    codec: Codec, latents: Float[Tensor, "B C *T H W"]
+) -> Float[Tensor, "B 3 *F height width"]:
+    """Decode in the codec's own precision, to float32 in 0 to 1; videos with a codec of these."""
     held = chain(codec.parameters(), codec.buffers()) if isinstance(codec, nn.Module) else []
     dtype = next((tensor.dtype for tensor in held), latents.dtype)
     return codec.decode(latents.to(dtype)).float().clamp(0, 1)

@@ -77,6 +77,8 @@ VAES: dict[str, Settings] = {
     "tiny-sdxl": {**_TINY_VAE, "scaling_factor": 0.13025},
     "sd15": {**_SD_VAE, "sample_size": 512},
     "sdxl": {**_SD_VAE, "sample_size": 1024, "scaling_factor": 0.13025},
+    "tiny-animatediff": _TINY_VAE,
+    "animatediff-sd15": {**_SD_VAE, "sample_size": 512},
 }
 
 

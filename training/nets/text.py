@@ -21,6 +21,7 @@ from training.nets.references import (
     seeded,
     split_reference,
 )
+from training.nets.t5 import T5Text, is_t5, load_t5
 
 
 @dataclass(frozen=True)
@@ -100,26 +101,33 @@ class TextEncoder:
         return [max(lengths) > self.tokens for lengths in zip(*counts, strict=True)]
 
 
+AnyText = TextEncoder | T5Text
+"""The text side of any base."""
+
+
 def load_text_encoder(
     reference: str,
     *,
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
-) -> TextEncoder:
+) -> AnyText:
     """Load the text side of a pipeline.
 
     Args:
         reference: ``random:tiny-sd``, ``random:tiny-sdxl``, ``random:sd15``, ``random:sdxl``, or
-            ``file:<folder>`` of a diffusers pipeline.
+            ``file:<folder>`` of a diffusers pipeline. One of CogVideoX, or its ``random:`` name,
+            has T5; AnimateDiff's are Stable Diffusion's.
         device: Where it runs.
         dtype: Precision of its weights and states.
         seed: What the weights of ``random:`` are drawn from.
 
     Raises:
         BadValue: No preset has that name, or the reference has no known scheme.
-        BadWeights: The folder holds no CLIP text encoder in safetensors with its tokenizer.
+        BadWeights: The folder holds no text encoder in safetensors with its tokenizer.
     """
+    if is_t5(reference):
+        return load_t5(reference, device=device, dtype=dtype, seed=seed)
     towers = _load(reference, seed)
     for tower in towers:
         tower.model.eval().requires_grad_(False).to(device=device, dtype=dtype)

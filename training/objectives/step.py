@@ -36,13 +36,13 @@ class Ask(Protocol):
     def __call__(
         self,
         *,
-        z_t: Float[Tensor, "B C H W"] | None = None,
+        z_t: Float[Tensor, "B C *T H W"] | None = None,
         t: Int64[Tensor, " B"] | None = None,
         drop: Drop = "nothing",
         control: float = 1.0,
         base: bool = False,
         changed: Batch | None = None,
-    ) -> Float[Tensor, "B C H W"]:
+    ) -> Float[Tensor, "B C *T H W"]:
         """Return its prediction, conditions whole for everybody but for what is said.
 
         Args:
@@ -80,7 +80,7 @@ class Step:
     What comes after ``weight`` is there if a loss of weight above 0 needs it.
     """
 
-    pred: Float[Tensor, "B C H W"]
+    pred: Float[Tensor, "B C *T H W"]
     noised: Noised
     batch: Batch
     asked: Bool[Tensor, " B"]
@@ -150,12 +150,15 @@ class Tools:
     """Of the loss ``reward``: scores that are recorded and never descended, such as CLIP-T."""
 
     def clean(
-        self, z_t: Float[Tensor, "B C H W"], t: Int64[Tensor, " B"], pred: Float[Tensor, "B C H W"]
-    ) -> Float[Tensor, "B C H W"]:
+        self,
+        z_t: Float[Tensor, "B C *T H W"],
+        t: Int64[Tensor, " B"],
+        pred: Float[Tensor, "B C *T H W"],
+    ) -> Float[Tensor, "B C *T H W"]:
         """Estimate clean latents in one step from a prediction."""
         return self.schedule.clean(z_t, t, pred)
 
-    def pictures(self, clean: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 3 height width"]:
+    def pictures(self, clean: Float[Tensor, "B C *T H W"]) -> Float[Tensor, "B 3 *F height width"]:
         """Decode clean latents, RGB in 0 to 1."""
         return decoded(self.codec, clean)
 
@@ -178,7 +181,7 @@ class Term:
 def asking(
     batch: Batch,
     noised: Noised,
-    predict: Callable[[Tensor, Tensor, Batch, bool], Float[Tensor, "B C H W"]],
+    predict: Callable[[Tensor, Tensor, Batch, bool], Float[Tensor, "B C *T H W"]],
 ) -> Ask:
     """Make what asks a network that is told identity and nothing else, and has no base.
 
