@@ -74,7 +74,7 @@ def make_app(
         guard=Guard(recipe, faces, records),
         provenance=Provenance(recipe.provenance, records),
         videos=Jobs(records, Files(recipe.results), recipe.videos),
-        video_info=video_info(recipe.videos.model) if recipe.videos.model else None,
+        video_info=video_info(recipe) if recipe.videos.model else None,
         keys=keys,
         metrics=metrics,
     )

@@ -6,6 +6,10 @@ from serving.errors import Refusal
 from serving.recipes import ImageSettings
 from serving.types import Draw, Edit, ModelInfo, Reference
 
+NO_FACE = (
+    "{} also looks at the face itself, and of this person only vectors were kept; send "
+    "photographs, or enrol them again where the server keeps faces (people.crops)."
+)
 NO_REFERENCE = "{} takes no reference: it draws whom it learnt, or nobody in particular."
 
 
@@ -68,9 +72,7 @@ def _check_reference(reference: Reference, info: ModelInfo) -> None:
     if info.looks_at_face and not reference.faces:
         raise Refusal(
             "identity_not_supported",
-            f"{info.model} also looks at the face itself, and of this person only vectors were "
-            "kept; send photographs, or enrol them again where the server keeps faces "
-            "(people.crops).",
+            NO_FACE.format(info.model),
         )
 
 

@@ -28,8 +28,8 @@ from serving.jobs.schemas import (
 )
 from serving.jobs.table import Jobs, fingerprint, unknown
 from serving.keys import Key
+from serving.limits import NO_FACE
 from serving.mp4 import MIME
-from serving.videos import INFOS
 
 MOST_LISTED = 100
 FOLLOW_S = 0.5
@@ -208,12 +208,15 @@ async def _asked_for(door: Door, request: Request, key: Key, ask: VideoAsk) -> J
         if info.embedder and reference.embedder != info.embedder:
             words = f"{info.model} understands faces as {info.embedder} measures them."
             raise Refusal("embedder_mismatch", words, {"wanted": info.embedder})
-        draw = replace(draw, reference=reference)
+        if info.looks_at_face and not reference.faces:
+            raise Refusal("identity_not_supported", NO_FACE.format(info.model))
+        faces = reference.faces[:1] if info.looks_at_face else ()
+        draw = replace(draw, reference=replace(reference, faces=faces))
     if door.keys is not None:
         await asyncio.to_thread(door.keys.charge, key, draw.frames)
     ours, add = False, partial(jobs.add, fingerprint=mark, person=person, idempotency_key=once)
     try:
-        job = await asked(partial(add, key.id, draw, info.model))
+        job = await asked(partial(add, key.id, draw, info.model, fps=info.fps))
         ours = job.request_id == draw.request_id  # not if it was sent twice at once
     finally:
         if door.keys is not None and not ours:
@@ -256,7 +259,8 @@ def _identity(name: str) -> str:
 
 def _told(job: Job) -> VideoAnswer:
     said = job.asked
-    seconds = said["frames"] / INFOS[said["model"]].fps if said["model"] in INFOS else 0
+    fps = said.get("fps")
+    seconds = said["frames"] / fps if fps else 0
     return VideoAnswer(
         id=job.id,
         model=said["model"],

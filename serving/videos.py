@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from infra.errors import BadValue, nearest
+from serving.recipes import ServeRecipe
 from serving.types import RGB, Reference
 
 Frames = UInt8[np.ndarray, "frames height width 3"]
@@ -54,6 +55,10 @@ class VideoInfo:
     max_frames: int
     fps: int
     """Frames per second at which its videos play."""
+    looks_at_face: bool = False
+    """Whether it is told how the reference face looks, not its vector alone."""
+    fixed_frames: bool = False
+    """Whether it draws videos of ``frames`` only."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,25 +109,38 @@ INFOS = {
 _MAKERS = {"random:tiny-animatediff": "serving.animatediff:TinyAnimateDiff"}
 
 
-def video_info(model: str) -> VideoInfo:
-    """Say what a model draws, without loading it.
+def video_info(recipe: ServeRecipe) -> VideoInfo:
+    """Say what a deployment's model of videos draws, without loading its base.
 
     Raises:
-        BadValue: There is no such model.
+        BadInput: There is no such model, or it draws no videos.
     """
+    model = recipe.videos.model
+    if not model.startswith("random:"):
+        info: VideoInfo = _exports().info_of(_exports().found(recipe))
+        return info
     if model not in INFOS:
         raise BadValue("videos.model", model, nearest(model, INFOS))
     return INFOS[model]
 
 
-def load_videos(model: str, device: str) -> Videos:
+def load_videos(recipe: ServeRecipe) -> Videos:
     """Load what draws.
 
     Raises:
-        BadValue: There is no such model.
+        BadInput: There is no such model, or it, or its base, cannot be read.
     """
-    info = video_info(model)
+    model, device = recipe.videos.model, recipe.videos.device
+    if not model.startswith("random:"):
+        drawing: Videos = _exports().ExportVideos(_exports().found(recipe), device)
+        return drawing
+    info = video_info(recipe)
     module, _, name = _MAKERS[model].partition(":")
     make: Callable[..., Any] = getattr(import_module(module), name)
     made: Videos = make(info, device)
     return made
+
+
+def _exports() -> Any:  # noqa: ANN401 - a module
+    """Import what draws with trained models: it brings diffusers."""
+    return import_module("serving.video_exports")

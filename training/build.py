@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from infra.errors import BadValue, nearest
 from training.data import Batches
 from training.exports import read_export
 from training.features import Features, Prepared
 from training.method import Method
+from training.preferences import make_batches
 from training.settings import TrainRecipe
 from training.subject import training_samples
 
@@ -30,6 +32,11 @@ METHODS = {
     "face_chain_fact": "training.methods.face_chain_fact:FaceChainFact",
     "dp_adapter": "training.methods.dp_adapter:DPAdapter",
     "uni_id": "training.methods.uni_id:UniID",
+    "proteus_id": "training.methods.proteus_id:ProteusID",
+    "magic_id": "training.methods.magic_id:MagicID",
+    "id_animator": "training.methods.id_animator:IDAnimator",
+    "personal_video": "training.methods.personal_video:PersonalVideo",
+    "consis_id": "training.methods.consis_id:ConsisID",
 }
 """Every kind of method, with its class; each is imported only when it is asked for."""
 
@@ -55,7 +62,7 @@ def build(recipe: TrainRecipe) -> Job:
     prepared = Prepared(folder)
     train, others = training_samples(prepared, recipe)
     method = make_method(recipe, prepared)
-    return Job(method, Batches(prepared, train, recipe, others), prepared)
+    return Job(method, make_batches(prepared, train, recipe, others), prepared)
 
 
 def make_method(recipe: TrainRecipe, prepared: Prepared) -> Method:
@@ -83,10 +90,20 @@ def load_export(folder: Path) -> Method:
     return method.eval()
 
 
-def _make(recipe: TrainRecipe, features: Features, folder: Path) -> Method:
-    kind = recipe.method.kind
+def method_class(kind: str) -> type[Method]:
+    """Return the class of a kind of method.
+
+    Raises:
+        BadValue: There is no such kind.
+    """
     if kind not in METHODS:
         raise BadValue("method.kind", kind, f"there is no such method. {nearest(kind, METHODS)}")
     module, _, name = METHODS[kind].partition(":")
-    method: Method = getattr(import_module(module), name)(recipe, features, folder)
+    found: type[Method] = getattr(import_module(module), name)
+    return found
+
+
+def _make(recipe: TrainRecipe, features: Features, folder: Path) -> Method:
+    make: Any = method_class(recipe.method.kind)
+    method: Method = make(recipe, features, folder)
     return method

@@ -18,6 +18,7 @@ from serving.jobs.records import Job
 from serving.jobs.settings import VideoSettings
 from serving.keys import ANYBODY
 from serving.mp4 import write_mp4
+from serving.people.records import decoded
 from serving.people.tables import unpacked
 from serving.provenance.credentials import Made
 from serving.provenance.stamp import Provenance, Stamp
@@ -100,6 +101,7 @@ class Attempt:
         """Return what to draw; whether the person may still be drawn is asked anew."""
         job, reference = self._job, None
         fields = dict(job.asked)
+        fields.pop("fps", None)
         model, ours = fields.pop("model"), self._studio.videos.info.model
         if model != ours:
             raise Refusal("unknown_model", f"{model} is not served any more, {ours} is.")
@@ -107,7 +109,9 @@ class Attempt:
             guard = self._studio.guard
             reference = await guard.reference([job.person], self._key, job.request_id)
         elif job.vector is not None:
-            reference = Reference(vector=unpacked(job.vector), embedder=job.embedder)
+            faces = (decoded(job.face),) if job.face is not None else ()
+            vector = unpacked(job.vector)
+            reference = Reference(vector=vector, embedder=job.embedder, faces=faces)
         return VideoDraw(request_id=job.request_id, reference=reference, **fields)
 
     async def _drawn(self, ask: VideoDraw) -> str:

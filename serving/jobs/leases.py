@@ -153,7 +153,8 @@ class Leases:
         return change(
             transaction, job.id, VIDEOS.c.fence == job.fence, VIDEOS.c.status == job.status,
             status=status, ended=moment, expires=moment + self._settings.keep_s,
-            error_code=code, error_message=message, result_ref=ref, checkpoint_ref="", vector=None,
+            error_code=code, error_message=message, result_ref=ref, checkpoint_ref="",
+            vector=None, face=None,
         )  # fmt: skip
 
     def _held(self, changed: Job | None, job: Job) -> Job:

@@ -33,6 +33,9 @@ def checked(ask: VideoAsk, info: VideoInfo, settings: VideoSettings, request_id:
         if ask.seconds is not None and frames != ask.frames:
             raise invalid("frames", ask.frames, f"at {info.fps} a second they are {frames}")
         frames = ask.frames
+    if info.fixed_frames and frames != info.frames:
+        cure = f"{info.model} draws {info.frames} always, {info.fps} a second"
+        raise invalid("frames" if ask.frames else "seconds", ask.frames or ask.seconds, cure)
     if frames > info.max_frames:
         cure = f"{info.model} draws {info.max_frames} at most, {info.fps} a second"
         raise invalid("frames" if ask.frames else "seconds", ask.frames or ask.seconds, cure)

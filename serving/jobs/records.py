@@ -25,11 +25,13 @@ class Job:
     """Of what was asked."""
     request_id: str
     asked: Mapping[str, Any]
-    """The fields of a ``VideoDraw`` without its reference, and ``model``."""
+    """The fields of a ``VideoDraw`` without its reference, ``model`` and ``fps``."""
     person: str
     """Id of the enrolled person; empty: nobody of them."""
     vector: bytes | None
     """Of the person on uploaded photographs."""
+    face: bytes | None
+    """The first one's aligned face, where the model looks at it."""
     embedder: str
     status: Status
     created: float

@@ -10,7 +10,8 @@ class VideoSettings:
     """What is drawn, by whom, within which bounds, and how long it is kept."""
 
     model: str = ""
-    """`random:tiny-animatediff`: an architecture, its weights drawn from a seed. Empty: none."""
+    """What draws: `NAME@alias`, `NAME/version` or `NAME` in the registry, `file:<export folder>`,
+    or `random:tiny-animatediff`, whose weights are drawn from a seed. Empty: none."""
     device: str = "cpu"
     workers: int = 1
     """Processes that draw."""

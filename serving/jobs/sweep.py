@@ -42,7 +42,7 @@ class Sweeper:
             for job in transaction.execute(idle).scalars().all():
                 change(
                     transaction, job, status="failed", ended=moment, expires=moment,
-                    fence=VIDEOS.c.fence + 1, vector=None, error_code="timed_out",
+                    fence=VIDEOS.c.fence + 1, vector=None, face=None, error_code="timed_out",
                     error_message="Nobody came to draw it in time.",
                 )  # fmt: skip
             over = (

@@ -22,6 +22,7 @@ from serving.jobs.records import Job, Status, change, now, tell, told
 from serving.jobs.settings import VideoSettings
 from serving.jobs.sweep import Sweeper
 from serving.jobs.tables import ALIVE, EVENTS, TABLES, VIDEOS
+from serving.people.records import encoded
 from serving.people.tables import packed
 from serving.videos import VideoDraw
 
@@ -55,6 +56,7 @@ class Jobs:
         ask: VideoDraw,
         model: str,
         *,
+        fps: int = 0,
         fingerprint: str,
         person: str = "",
         idempotency_key: str | None = None,
@@ -65,6 +67,7 @@ class Jobs:
             owner: Id of the API key.
             ask: What to draw; its reference is kept where it is not an enrolled person's.
             model: What is to draw.
+            fps: At which its videos play; 0: unknown.
             fingerprint: Of what was asked, see ``fingerprint``.
             person: Id of the enrolled person.
             idempotency_key: Of the client's choice; None: this is no repetition.
@@ -72,7 +75,7 @@ class Jobs:
         Raises:
             Refusal: ``idempotency_conflict``, ``unknown_person``, or ``overloaded``: too many wait.
         """
-        fields = asdict(ask) | {"model": model}
+        fields = asdict(ask) | {"model": model, "fps": fps}
         request_id = fields.pop("request_id")
         del fields["reference"]
         reference = None if person else ask.reference
@@ -81,6 +84,7 @@ class Jobs:
             "idempotency_key": idempotency_key, "fingerprint": fingerprint,
             "request_id": request_id, "asked": json.dumps(fields), "person": person,
             "vector": packed(reference.vector) if reference else None,
+            "face": encoded(reference.faces[0]) if reference and reference.faces else None,
             "embedder": reference.embedder if reference else "",
             "status": "queued", "ended": None, "expires": 0.0, "error_code": "",
             "error_message": "", "fence": 0, "attempt_id": "", "lease_until": 0.0, "done": 0,
@@ -173,7 +177,7 @@ class Jobs:
             changed = change(
                 transaction, job, VIDEOS.c.status.in_(ALIVE), status="cancelled", ended=moment,
                 expires=moment + self._settings.keep_s, fence=VIDEOS.c.fence + 1, vector=None,
-                checkpoint_ref="",
+                face=None, checkpoint_ref="",
             )  # fmt: skip
             if changed is None:
                 transaction.execute(delete(VIDEOS).where(VIDEOS.c.id == job))

@@ -26,6 +26,7 @@ VIDEOS = Table(
     Column("asked", Text, nullable=False),
     Column("person", String(64), nullable=False, index=True),
     Column("vector", LargeBinary),
+    Column("face", LargeBinary),
     Column("embedder", String(128), nullable=False),
     # How it is.
     Column("status", String(16), nullable=False),
@@ -51,9 +52,10 @@ VIDEOS = Table(
 )  # fmt: skip
 """Jobs. ``fence`` counts attempts: what an attempt writes names its own, so that an older one can
 write no more. ``lease_until``: of a job in progress, when another worker may take it; of a queued
-one, when it may be begun. ``vector``: of uploaded photographs, until the job has ended; of the
-enrolled nothing is copied. ``steps``: how many there are; ``done``: how many are drawn;
-``next_step``: from where another worker would go on. ``kept``: prompt and result are there still.
+one, when it may be begun. ``vector``: of uploaded photographs, until the job has ended, and
+``face`` (PNG) the first one's, for models that look at it; of the enrolled nothing is copied.
+``steps``: how many there are; ``done``: how many are drawn; ``next_step``: from where another
+worker would go on. ``kept``: prompt and result are there still.
 """
 EVENTS = Table(
     "video_events", TABLES,

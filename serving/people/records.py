@@ -112,7 +112,7 @@ class People:
                 "version": version,
             }  # fmt: skip
             transaction.execute(insert(PEOPLE).values(**row, **asdict(consent)))
-            crops = [_encoded(crop) for crop in seen.crops]
+            crops = [encoded(crop) for crop in seen.crops]
             photos = [
                 {"person": identity, "place": i, "vector": packed(vector),
                  "crop": crops[i] if crops else None}
@@ -149,7 +149,7 @@ class People:
         return Measured(
             vectors=np.stack([unpacked(photo.vector) for photo in photos]),
             embedder=person.embedder,
-            crops=tuple(_decoded(photo.crop) for photo in photos if photo.crop is not None),
+            crops=tuple(decoded(photo.crop) for photo in photos if photo.crop is not None),
             liveness=person.liveness,
         )
 
@@ -274,12 +274,14 @@ def _person(row: RowMapping) -> Person:
     )  # fmt: skip
 
 
-def _encoded(crop: RGB) -> bytes:
+def encoded(crop: RGB) -> bytes:
+    """Return a crop as the database keeps it: PNG."""
     out = BytesIO()
     Image.fromarray(crop).save(out, "PNG")
     return out.getvalue()
 
 
-def _decoded(blob: bytes) -> RGB:
+def decoded(blob: bytes) -> RGB:
+    """Return what ``encoded`` made."""
     with Image.open(BytesIO(blob), formats=["PNG"]) as image:
         return np.array(image.convert("RGB"))

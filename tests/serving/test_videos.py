@@ -14,6 +14,7 @@ from serving.types import Reference
 from serving.videos import INFOS, State, VideoDraw, Videos, load_videos, video_info
 
 MODEL = "random:tiny-animatediff"
+RECIPE = replace(local(), videos=VideoSettings(model=MODEL))
 ASK = VideoDraw(
     request_id="r", prompt="a dance", width_px=32, height_px=16, frames=3, seed=1, steps=3,
     guidance=4.0,
@@ -23,7 +24,7 @@ HER = Reference(vector=np.linspace(-1, 1, 128, dtype=np.float32), embedder="test
 
 @pytest.fixture(scope="module")
 def videos():
-    return load_videos(MODEL, "cpu")
+    return load_videos(RECIPE)
 
 
 def drawn(videos, ask=ASK, between=lambda state: state):
@@ -41,9 +42,9 @@ def test_a_drawing_that_goes_through_files_is_the_same_to_the_bit(videos):
     whole = drawn(videos)
     assert (whole.shape, whole.dtype) == ((3, 16, 32, 3), np.uint8)
     assert np.array_equal(whole, drawn(videos, between=through_a_file))
-    assert np.array_equal(whole, drawn(load_videos(MODEL, "cpu")))
+    assert np.array_equal(whole, drawn(load_videos(RECIPE)))
     assert isinstance(videos, Videos)
-    assert videos.info == video_info(MODEL)
+    assert videos.info == video_info(RECIPE)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ def test_a_prompt_that_would_be_cut_is_refused(videos):
 
 def test_a_model_that_is_none_is_refused_with_the_nearest():
     with pytest.raises(BadValue, match="Did you mean 'random:tiny-animatediff'"):
-        load_videos("random:tiny-animatedif", "cpu")
+        load_videos(replace(RECIPE, videos=VideoSettings(model="random:tiny-animatedif")))
     assert all(name == info.model for name, info in INFOS.items())
 
 
