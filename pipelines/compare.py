@@ -9,11 +9,11 @@ from rich.console import Console
 from rich.table import Table
 
 from infra.errors import BadValue
-from pipelines.evaluate import Evaluated, Subject, evaluate
+from pipelines.evaluate import Evaluated, evaluate
 from pipelines.evaluate_settings import EvaluateSettings
-from pipelines.score_tables import WORDS, number
+from pipelines.evaluate_subject import Subject
+from pipelines.score_tables import number, words_of
 from training.metrics import Difference, paired
-from training.recognise import is_aligned
 
 COMPARISON = "comparison.json"
 
@@ -52,7 +52,8 @@ def _check(ours: Subject, theirs: Subject, against: str) -> None:
     for why, a, b in (
         ("they are of different corpora", here.features.corpus, there.features.corpus),
         ("different encoders measure them", here.features.embedder, there.features.embedder),
-        ("one draws aligned faces, the other whole pictures", is_aligned(here), is_aligned(there)),
+        ("one draws videos, the other pictures", ours.of_videos, theirs.of_videos),
+        ("one draws aligned faces, the other whole pictures", ours.aligned, theirs.aligned),
         ("different people were held out, so one may have been trained on whom the other is asked "
          "for", ours.people.digest, theirs.people.digest),
     ):  # fmt: skip
@@ -65,7 +66,9 @@ def paired_scores(ours: Evaluated, theirs: Evaluated) -> dict[str, Difference]:
     """Compare every score that both have per person, by name."""
     mine, other = ours.each, theirs.each
     return {
-        name: paired(mine[name], other[name]) for name in WORDS if name in mine and name in other
+        name: paired(mine[name], other[name])
+        for name in words_of(ours.about)
+        if name in mine and name in other
     }
 
 
@@ -81,7 +84,7 @@ def _table(ours: Evaluated, theirs: Evaluated, differences: dict[str, Difference
         rows.add_column(name, justify="right" if name else "left", no_wrap=bool(name))
     for name, each in differences.items():
         rows.add_row(
-            WORDS[name],
+            words_of(ours.about)[name],
             number(ours.about["scores"][name]["value"]),
             number(theirs.about["scores"][name]["value"]),
             f"{each.mean:+.4f}",

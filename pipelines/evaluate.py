@@ -19,26 +19,25 @@ import torch
 from rich.console import Console
 
 from infra.cluster import usable_cpus
-from infra.configuration import digest, from_yaml
-from infra.errors import BadValue, UnreadableSource
+from infra.configuration import digest
+from infra.errors import BadValue
 from infra.released import manifest
 from infra.storage import open_store
 from infra.tracking import Tracker
 from pipelines.evaluate_settings import EvaluateSettings
+from pipelines.evaluate_subject import Subject, weights_asked
+from pipelines.evaluate_video import VIDEOS, evaluate_videos, load_measures
 from pipelines.job import code_version
 from pipelines.score_tables import Bar, scores_table
 from training.build import load_export
-from training.drawing import HeldOut, Plan, held_out
+from training.drawing import Plan
 from training.evaluate import evaluate as score
-from training.features import Prepared
 from training.findings import Evaluation
-from training.loop import finished, latest
 from training.method import Method
 from training.metrics import flattened
 from training.nets.references import weights_version
-from training.recognise import Recogniser, is_aligned
+from training.recognise import Recogniser
 from training.scorers import Kind, load_scorer
-from training.settings import TrainRecipe
 from training.sheets import contact_sheet
 
 SCORES, SHEET, PEOPLE = "scores.json", "contact.png", "people.parquet"
@@ -89,65 +88,6 @@ def evaluate(
     return done
 
 
-@dataclass
-class Subject:
-    """Whom an evaluation is of."""
-
-    run: Path
-    checkpoint: Path
-    recipe: TrainRecipe
-    prepared: Prepared
-    people: HeldOut
-    target: Path
-    """Its folder."""
-
-    @staticmethod
-    def open(run: str, settings: EvaluateSettings) -> "Subject":
-        """Find all that an evaluation needs, before anything heavy is loaded."""
-        folder = Path(run)
-        if not (folder / "recipe.yaml").exists():
-            raise UnreadableSource(run, "it has no recipe.yaml", "Name a run of `visage train`.")
-        checkpoint = chosen(folder, settings.checkpoint)
-        recipe = from_yaml(folder / "recipe.yaml", TrainRecipe(name="unnamed"))
-        if recipe.method.per_subject:
-            why = f"{recipe.method.kind} learnt one person, of whom held-out people say nothing"
-            raise UnreadableSource(run, why, "Serve it (visage deploy) and look at what it draws.")
-        prepared = Prepared(Path(recipe.data.path))
-        people = held_out(prepared, recipe.data.heldout_share, settings.people)
-        scorers = [weights_version(r, ()) for r in (settings.clip, settings.dino) if r]
-        asked = {**asdict(settings), "checkpoint": checkpoint.name, "scorers": scorers}
-        which = digest(asked, manifest(checkpoint / "export"), people.digest, code_version())
-        target = folder / f"evaluations/{checkpoint.name}-{which[:8]}"
-        return Subject(folder, checkpoint, recipe, prepared, people, target)
-
-
-def chosen(run: Path, checkpoint: str) -> Path:
-    """Find a whole checkpoint of a run: ``latest``, ``best``, or by its name.
-
-    Raises:
-        UnreadableSource: There is none of that name, or none at all.
-    """
-    newest = latest(run)
-    if newest is None:
-        raise UnreadableSource(str(run), "it has no whole checkpoint", "Train it further first.")
-    if checkpoint == "latest":
-        return newest
-    name = checkpoint
-    if checkpoint == "best":
-        marker = run / "best.json"
-        if not marker.exists():
-            cure = "Train with --keep-best and the name of a loss or score, or ask for `latest`."
-            raise UnreadableSource(str(run), "it has no best.json", cure)
-        name = str(json.loads(marker.read_text())["checkpoint"])
-    elif name.removeprefix("step-").isdecimal():
-        name = f"step-{int(name.removeprefix('step-')):07d}"
-    whole = [path.name for path in finished(run)]
-    if name not in whole:
-        cure = f"It has {', '.join(whole)}."
-        raise UnreadableSource(str(run), f"it has no whole checkpoint {name!r}", cure)
-    return run / name
-
-
 def _found(target: Path) -> Evaluated | None:
     path = target / SCORES
     return Evaluated(target, json.loads(path.read_text())) if path.exists() else None
@@ -159,24 +99,30 @@ def _score(subject: Subject, settings: EvaluateSettings, console: Console) -> Ev
     device = "cuda" if subject.recipe.scale.use_gpu and torch.cuda.is_available() else "cpu"
     prepared = subject.prepared
     recogniser = Recogniser(
-        prepared.features, aligned=is_aligned(prepared), pack=settings.pack, device=device
+        prepared.features, aligned=subject.aligned, pack=settings.pack, device=device
     )
-    asked = {"clip": settings.clip, "dino": settings.dino}
-    scorers = {
-        kind: load_scorer(cast(Kind, kind), reference, device)
-        for kind, reference in asked.items()
-        if reference
-    }
+    asked, measures, scorers = weights_asked(prepared, settings), None, {}
+    if subject.of_videos:
+        measures = load_measures(prepared.features, settings, device)
+    else:
+        scorers = {k: load_scorer(cast(Kind, k), ref, device) for k, ref in asked.items()}
     method = _method(subject).to(device).eval()
     plan = Plan(
         people=settings.people, seeds=settings.seeds, steps=settings.steps,
         guidance=settings.guidance,
     )  # fmt: skip
+    beside = _beside(subject)
     with Bar(console) as bar:
-        found = score(
-            method, prepared, subject.people, plan, recogniser,
-            scorers=scorers, device=device, progress=bar.show,
-        )  # fmt: skip
+        if measures is not None:
+            found = evaluate_videos(
+                method, prepared, subject.people, plan, recogniser, measures,
+                folder=beside, device=device, progress=bar.show,
+            )  # fmt: skip
+        else:
+            found = score(
+                method, prepared, subject.people, plan, recogniser,
+                scorers=scorers, device=device, progress=bar.show,
+            )  # fmt: skip
     about = {
         "scores": flattened(found.scores),
         "absent": found.absent,
@@ -190,16 +136,18 @@ def _score(subject: Subject, settings: EvaluateSettings, console: Console) -> Ev
         "encoder": recogniser.encoder,
         "facesim_of": recogniser.similarity_of,
         "aligned": recogniser.aligned,
-        "scorers": {kind: {"weights": scorer.weights, "reference": asked[kind]}
-                    for kind, scorer in scorers.items()},
+        "scorers": {kind: {"weights": weights_version(reference, ()), "reference": reference}
+                    for kind, reference in asked.items()},
         "people": len(subject.people.names),
         "people_digest": subject.people.digest,
-        "seeds": list(range(plan.seeds)),
+        "seeds": list(range(plan.seeds if measures is None else 1)),
         "guidance": plan.guidance,
         "steps": plan.steps,
         "code": code_version(),
     }  # fmt: skip
-    return _write(subject, found, about)
+    if measures is not None:
+        about |= {"fps": measures.fps, "flow": measures.flow.weights}
+    return _write(subject, beside, found, about)
 
 
 def _method(subject: Subject) -> Method:
@@ -217,14 +165,20 @@ def _method(subject: Subject) -> Method:
     return method
 
 
-def _write(subject: Subject, found: Evaluation, about: dict[str, Any]) -> Evaluated:
-    """Write the folder beside its place and move it there."""
+def _beside(subject: Subject) -> Path:
+    """Make the folder that becomes the evaluation's when it is whole."""
     beside = subject.target.with_name(f".{subject.target.name}.{os.getpid()}")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
+    return beside
+
+
+def _write(subject: Subject, beside: Path, found: Evaluation, about: dict[str, Any]) -> Evaluated:
+    """Write the rest of the folder and move it to its place."""
+    below = "frame: FaceSim" if subject.of_videos else "drawing: distance to the reference"
     title = (
         f"{about['run']}, {about['checkpoint']}, guidance {about['guidance']:g}; below each "
-        f"drawing: distance to the reference by {about['encoder']}"
+        f"{below} by {about['encoder']}"
     )
     contact_sheet(found.rows, title).save(beside / SHEET)
     columns = {"person": subject.people.names, **{n: v.tolist() for n, v in found.each.items()}}
@@ -245,7 +199,12 @@ def _record(done: Evaluated, settings: EvaluateSettings, console: Console) -> No
         texts={},
         tags={"visage.trained": about["run"], "visage.corpus": about["corpus"],
               "visage.people": about["people_digest"], "visage.code": about["code"]},
-        files={name: done.folder / name for name in (SCORES, SHEET)},
+        files={name: done.folder / name for name in (SCORES, SHEET, *_videos(done.folder))},
     )  # fmt: skip
     if tracker.problem:
         console.print(f"{tracker.problem}. The scores are in {done.folder}.", markup=False)
+
+
+def _videos(folder: Path) -> list[str]:
+    """Name the MP4s of an evaluation; none of pictures."""
+    return [f"{VIDEOS}/{path.name}" for path in sorted((folder / VIDEOS).glob("*.mp4"))]

@@ -14,15 +14,24 @@ class EvaluateSettings:
     guidance: float = 3.0
     """Weight of the condition when drawing; 1 is no guidance."""
     seeds: int = 4
-    """Pictures of each person on the contact sheet; all scores but diversity are of the first."""
+    """Pictures of each person on the contact sheet; all scores but diversity are of the first. Of
+    videos there is one."""
     steps: int = 30
-    """Calls of the network per picture."""
+    """Calls of the network per picture or video."""
     checkpoint: str = "latest"
     """Which one: `latest`, `best` (needs keep_best in the recipe) or its name, `step-0000500`."""
     clip: str = ""
-    """CLIP for CLIP-T, CLIP-I and FID-CLIP: `file:<folder>` as transformers saves it."""
+    """CLIP for CLIP-T, CLIP-I and FID-CLIP: `file:<folder>` as transformers saves it. Also
+    for the consistency of videos."""
     dino: str = ""
-    """ViT or DINOv2 for DINO and FID-DINO: `file:<folder>`."""
+    """ViT or DINOv2 for DINO and FID-DINO, and the consistency of videos: `file:<folder>`."""
+    flow: str = "dis"
+    """Of videos: what measures motion, `dis` (OpenCV's) or `file:<safetensors>` of torchvision's
+    RAFT."""
+    i3d: str = ""
+    """Of videos: I3D of Kinetics-400 for FVD, `file:<safetensors>` with pytorch-i3d's names."""
+    inception: str = ""
+    """Of videos: torchvision's Inception-v3 for FID, `file:<safetensors>`."""
     pack: str = ""
     """Model pack, where the corpus was measured with insightface."""
 

@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.score_tables import WORDS, number
+from pipelines.score_tables import number, words_of
 
 if TYPE_CHECKING:
     from pipelines.loop import Looped
@@ -32,8 +32,8 @@ def write_report(looped: "Looped", recipe_yaml: str) -> Path:
     html = environment.from_string(page).render(
         looped=looped,
         said={name: summary(name, result) for name, result in steps.items()},
-        scores=_in_words(steps["evaluate"]["scores"]),
-        absent=_in_words(steps["evaluate"]["absent"]),
+        scores=_in_words(steps["evaluate"], "scores"),
+        absent=_in_words(steps["evaluate"], "absent"),
         number=number,
         caution=caution(steps["evaluate"]),
         # Gone, where somebody on it asked to be forgotten.
@@ -79,9 +79,10 @@ def caution(evaluated: dict[str, Any]) -> str:
     )
 
 
-def _in_words(by_name: Mapping[str, Any]) -> dict[str, Any]:
-    """Name scores as a person reads them, in the usual order."""
-    return {name: (WORDS[name], by_name[name]) for name in WORDS if name in by_name}
+def _in_words(about: Mapping[str, Any], which: str) -> dict[str, Any]:
+    """Name scores, or the absent ones, as a person reads them, in the usual order."""
+    words = words_of(about)
+    return {name: (words[name], about[which][name]) for name in words if name in about[which]}
 
 
 _FIRST = ("auc", "facesim")

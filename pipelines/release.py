@@ -19,7 +19,7 @@ from infra.errors import BadValue, UnreadableSource, nearest
 from infra.registry import Registry
 from infra.released import ModelVersion, manifest
 from infra.storage import open_folder
-from pipelines.evaluate import chosen
+from pipelines.evaluate_subject import chosen
 from pipelines.job import code_version
 from training.build import load_export
 from training.card import card
@@ -30,8 +30,9 @@ CHAMPION = "champion"
 SCORE_TAG = "visage.score."
 DRAWING_TAG = "visage.drawing"
 RANKING = (
-    "auc", "facesim", "facesim_p10", "facesim_published", "facesim_published_p10",
-    "same_person_share", "face_share", "loss_gain", "clip_t", "clip_i", "dino", "diversity",
+    "auc", "facesim", "facesim_p10", "facesim_frames_p10", "facesim_published",
+    "facesim_published_p10", "same_person_share", "face_share", "loss_gain", "clip_t", "clip_i",
+    "dino", "diversity",
 )  # fmt: skip
 """Scores of which more is better."""
 COMPARED = {

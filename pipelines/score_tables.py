@@ -34,6 +34,31 @@ WORDS = {
     "fid_dino": "Fréchet distance of DINO's vectors (FID-DINO)",
 }
 """Every score, in the order in which it is shown."""
+VIDEO_WORDS = {
+    "auc": "AUC: own reference nearer than others'",
+    "auc_ceiling": "  of real second clips (ceiling)",
+    "facesim": "FaceSim over frames, no face counts as 0",
+    "facesim_p10": "  of the tenth kept worst",
+    "facesim_frames_p10": "  of the worst tenth of a video's frames",
+    "facesim_frames_std": "  deviation between a video's frames",
+    "facesim_ceiling": "  of real second clips (ceiling)",
+    "facesim_published": "FaceSim as published, skipping frames without a face",
+    "face_share": "frames with a face that the detector sees",
+    "loss_gain": "loss with another's vector minus own",
+    "motion": "optical flow, picture diagonals per second",
+    "motion_real": "  of real clips",
+    "dynamic_degree": "videos that move",
+    "motion_smoothness": "motion smoothness: frames that follow from their neighbours",
+    "temporal_consistency": "CLIP-I, neighbouring frames",
+    "subject_consistency": "DINO, neighbouring frames",
+    "clip_t": "CLIP-T, frames and prompt",
+    "clip_i": "CLIP-I, frames and reference",
+    "clipscore_published": "CLIPScore as published, red and blue exchanged",
+    "fvd": "Fréchet video distance (FVD)",
+    "fid_inception": "Fréchet distance of Inception's vectors of frames (FID)",
+    "fid_published": "FID as published: squared distance of faces, frame by frame",
+}
+"""The same of videos."""
 
 
 def scores_table(about: Mapping[str, Any]) -> Table:
@@ -48,7 +73,7 @@ def scores_table(about: Mapping[str, Any]) -> Table:
     )  # fmt: skip
     for name in ("", "score", "95 %", "n"):
         rows.add_column(name, justify="right" if name else "left", no_wrap=bool(name))
-    for name, words in WORDS.items():
+    for name, words in words_of(about).items():
         if score := about["scores"].get(name):
             p = about["p_values"].get(name)
             said = words if p is None else f"{words} (by chance: p = {p:.1g})"
@@ -57,6 +82,11 @@ def scores_table(about: Mapping[str, Any]) -> Table:
         elif name in about["absent"]:
             rows.add_row(f"[dim]{words}: absent, {about['absent'][name]}[/]")
     return rows
+
+
+def words_of(about: Mapping[str, Any]) -> dict[str, str]:
+    """Return the scores that an evaluation can have: of pictures, or of videos."""
+    return VIDEO_WORDS if about.get("fps") else WORDS
 
 
 def number(value: float) -> str:

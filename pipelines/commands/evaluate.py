@@ -14,7 +14,8 @@ usage: visage evaluate RUN [--people N] [--guidance G] [--against OTHER_RUN] [--
 
 Score a checkpoint of a run of `visage train` on people that it never saw, always the same ones.
 Writes RUN/evaluations/<checkpoint>-<digest>/, and copies scores.json and contact.png from there
-beside the run. --against scores another run the same way and compares the two person by person.
+beside the run. Of a run that draws videos there is also videos/, those of the first people as MP4.
+--against scores another run the same way and compares the two person by person.
 
 `visage evaluate RUN --help` lists every setting.
 """

@@ -15,8 +15,9 @@ from rich.console import Console
 from infra.errors import BadInput, BadValue, BadWeights, UnreadableSource
 from pipelines.cli import main
 from pipelines.compare import compare
-from pipelines.evaluate import chosen, evaluate
+from pipelines.evaluate import evaluate
 from pipelines.evaluate_settings import EvaluateSettings
+from pipelines.evaluate_subject import chosen
 from pipelines.score_tables import WORDS
 from tests.training.measured import measured_features, untrained_run
 from training.features import Features
