@@ -4,8 +4,6 @@ Only the rows that everything before has kept are captioned. Their bytes are rea
 shown to a model, one file at a time, and are never passed on.
 """
 
-import time
-from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,28 +12,21 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from ray.data import Dataset
 
-from infra.storage import Folder, count_rows
-from pipelines.apply import Pool, apply
-from pipelines.caption_pace import Pace, summary
+from infra.storage import Folder
+from pipelines.apply import apply
+from pipelines.caption_hands import captioner, cards, matcher, pool, write_captions
 from pipelines.dedupe import ROWS_PER_FILE, read
 from pipelines.job import JobRecord
 from pipelines.progress import Reporter
 from pipelines.recipes import Recipe, Workers
 from pipelines.retry import RetriedRun
-from pipelines.rows import map_rows
-from stages.captions.ask import Captioner, Question, Reply
-from stages.captions.http import EndpointDown, HttpCaptioner
 from stages.captions.settings import CaptionSettings
-from stages.captions.stage import CAPTIONED, MEASURED, Caption, Match
+from stages.captions.stage import CAPTIONED, MEASURED, Caption
 from stages.columns import DECISIONS, schema
-from stages.models.faces import ModelCard
 
-SUMMARY = "summary.json"
-_VERDICTS = ["rejected_by", "error", "error_detail"]
+VERDICTS = ["rejected_by", "error", "error_detail"]
 _KEPT_IN = "ingested_file"
-_STOPPED, _WHY = "stopped", "why.json"
 _CPUS = 0.25
-"""Reserved for a worker that asks a server: it mostly waits."""
 
 
 def caption(
@@ -46,6 +37,7 @@ def caption(
     target: Folder,
     about: Folder,
     reporter: Reporter,
+    at_once: int,
 ) -> None:
     """Write the captions of all kept rows, and whether they are good enough.
 
@@ -54,47 +46,39 @@ def caption(
         decisions: All rows of the run, with ``id`` and ``status``.
         settings: Who writes captions, and what is asked of them.
         workers: How many hands.
-        target: Gets id, captions and verdict of every kept row, partitioned by status.
+        target: Gets id, captions and verdict of every kept row.
         about: The job's folder, for the list of kept rows, notes, and ``summary.json``.
         reporter: Shows the progress.
+        at_once: Tasks in flight.
 
     Raises:
         EndpointDown: The caption server is; what it had answered is kept.
         BadInput: A model cannot be loaded.
     """
-    began, before = time.monotonic(), count_rows(target, after_crash=True)
     kept = decisions.filter(pc.equal(decisions["status"], "keep"))["id"].combine_chunks()
     _list_kept(ingested, kept, about / "kept")
-    (about / _STOPPED).clear()
-    build = partial(
-        captioned, settings=settings, workers=workers, ingested=ingested, note=about / _STOPPED
-    )
-    try:
-        map_rows(
-            about / "kept",
-            target,
-            build,
-            checkpoint=about / "checkpoint",
-            block_rows=workers.block_rows,
-            reporter=Pace(reporter, target),
-        )
-    except Exception:
-        if stopped := (about / _STOPPED).read_json(_WHY):
-            raise EndpointDown(**stopped) from None
-        raise
-    seconds = time.monotonic() - began
-    done = summary(target, seconds, before)
-    about.write_json(SUMMARY, done)
-    (about / "kept").clear()
-    reporter.console.print(
-        f"caption: {done['captions']:,} captions, {done['captions_per_s']:,.1f} captions/s, "
-        f"{done['output_tokens']:,} output tokens, {done['output_tokens_per_s']:,.1f} tokens/s",
-        highlight=False,
+    write_captions(
+        about,
+        target,
+        settings,
+        workers,
+        reporter,
+        light=partial(Caption, settings),
+        columns=["id", *MEASURED, *VERDICTS],
+        build=partial(
+            captioned, settings=settings, workers=workers, ingested=ingested, about=about
+        ),
+        at_once=at_once,
     )
 
 
 def add_captions(
-    run: RetriedRun, recipe: Recipe, ingested: JobRecord, decided: JobRecord, reporter: Reporter
+    run: RetriedRun,
+    recipe: Recipe,
+    ingested: JobRecord,
+    decided: JobRecord,
+    reporter: Reporter,
+    at_once: int,
 ) -> tuple[JobRecord, JobRecord]:
     """Caption a run's kept rows as a job, and decide again as another; return both.
 
@@ -112,6 +96,7 @@ def add_captions(
             target,
             run.folder / "caption",
             reporter,
+            at_once,
         ),
         settings={"captions": recipe.captions},
         inputs=[*run.ingested(ingested), decided.output],
@@ -135,16 +120,15 @@ def export_captions(told: Folder, decisions: pa.Table, target: Folder) -> None:
 
 
 def captioned(
-    rows: Dataset, settings: CaptionSettings, workers: Workers, ingested: Folder, note: Folder
+    rows: Dataset, settings: CaptionSettings, workers: Workers, ingested: Folder, about: Folder
 ) -> Dataset:
-    """Append captions and verdicts to kept rows; leave out all but them."""
-    if settings.asks_a_model or settings.match_model:
-        rows = rows.map_batches(
-            partial(_with_pictures, ingested=ingested),
-            batch_size=workers.block_rows,
-            batch_format="pyarrow",
-            num_cpus=_CPUS,
-        )
+    """Append captions and verdicts to kept rows that a model is shown; leave out all but them."""
+    rows = rows.map_batches(
+        partial(_with_pictures, ingested=ingested),
+        batch_size=workers.block_rows,
+        batch_format="pyarrow",
+        num_cpus=_CPUS,
+    )
     if settings.backend == "vllm":
         from pipelines.caption_vllm import caption_with_vllm
 
@@ -152,94 +136,26 @@ def captioned(
     else:
         done = apply(
             rows,
-            partial(Caption, settings, captioner(settings, note), matcher(settings)),
-            pool=_pool(settings, workers),
+            partial(Caption, settings, captioner(settings, about), matcher(settings)),
+            pool=pool(settings, workers, rows=workers.block_rows),
         )
-    return done.select_columns(["id", *CAPTIONED, *_VERDICTS, "status", "timings"])
-
-
-def captioner(settings: CaptionSettings, note: Folder) -> Callable[[], Captioner] | None:
-    """Return what makes the model that sees, inside a worker; None where nobody looks."""
-    if settings.backend == "http":
-        return partial(_Noting, settings, note)
-    if settings.backend == "transformers":
-        from stages.captions.transformers_vlm import TransformersCaptioner
-
-        return partial(
-            TransformersCaptioner,
-            settings.model,
-            device=settings.device,
-            batch_rows=settings.batch_rows,
-            max_tokens=settings.max_tokens,
-        )
-    return None
-
-
-def matcher(settings: CaptionSettings) -> Callable[[], Match] | None:
-    """Return what makes the model that compares pictures and captions; None where none is named."""
-    if not settings.match_model:
-        return None
-    from stages.captions.match import ClipMatch
-
-    return partial(ClipMatch, settings.match_model, device=settings.device)
-
-
-def cards(settings: CaptionSettings) -> list[ModelCard]:
-    """Return what run records say of the models that this machine holds.
-
-    Raises:
-        BadInput: There is no such model.
-    """
-    from stages.captions.weights import card
-
-    names = [settings.model] if settings.backend in ("transformers", "vllm") else []
-    names += [settings.match_model] if settings.match_model else []
-    return [card(name) for name in names]
+    return done.select_columns(["id", *CAPTIONED, *VERDICTS, "status", "timings"])
 
 
 def decide(decisions: pa.Table, told: Folder, target: Folder) -> None:
     """Write decisions: those before, and what captions have said no to."""
     target.clear()
     target.make()
-    verdicts = read(told, ["id", "status", *_VERDICTS])
+    verdicts = read(told, ["id", "status", *VERDICTS])
     at = pc.index_in(decisions["id"], value_set=verdicts["id"].combine_chunks())
     columns = {name: decisions[name] for name in decisions.column_names}
-    for name in ("status", *_VERDICTS):
+    for name in ("status", *VERDICTS):
         said = pc.take(verdicts[name].combine_chunks(), at)
         columns[name] = pc.if_else(pc.is_valid(at), said, decisions[name])
     rows = pa.table(columns).cast(schema(decisions.column_names)).sort_by("id")
     for number, start in enumerate(range(0, max(rows.num_rows, 1), ROWS_PER_FILE)):
         part = rows.slice(start, ROWS_PER_FILE).combine_chunks()
         target.write_table(f"part-{number:05d}.parquet", part)
-
-
-def _pool(settings: CaptionSettings, workers: Workers) -> Pool:
-    if settings.backend == "http":
-        # One batch must fill all of the requests in flight.
-        rows = max(workers.block_rows, settings.http.concurrency)
-        return Pool(batch_rows=rows, workers=workers.captioners, cpus=_CPUS / workers.captioners)
-    if settings.backend == "transformers" or settings.match_model:
-        return Pool(
-            batch_rows=settings.batch_rows,
-            workers=workers.captioners,
-            gpus=workers.gpus_per_captioner,
-        )
-    return Pool(batch_rows=workers.block_rows)
-
-
-class _Noting(HttpCaptioner):
-    """Asks a server; when it is down, leaves a note, for Ray loses an error's type on its way."""
-
-    def __init__(self, settings: CaptionSettings, note: Folder) -> None:
-        super().__init__(settings.http, settings.max_tokens)
-        self._note = note
-
-    def __call__(self, questions: Sequence[Question]) -> list[Reply]:
-        try:
-            return super().__call__(questions)
-        except EndpointDown as problem:
-            self._note.write_json(_WHY, {"url": problem.url, "why": problem.why})
-            raise
 
 
 def _list_kept(ingested: Folder, kept: pa.Array, target: Folder) -> None:
@@ -253,15 +169,16 @@ def _list_kept(ingested: Folder, kept: pa.Array, target: Folder) -> None:
         if not rows.num_rows:
             continue
         rows = rows.append_column(_KEPT_IN, pa.array([path] * rows.num_rows))
-        target.write_table(f"part-{number:05d}.parquet", _undecided(rows))
+        target.write_table(f"part-{number:05d}.parquet", undecided(rows))
         wrote += 1
     if not wrote:
         empty = schema(columns).empty_table().append_column(_KEPT_IN, pa.array([], pa.string()))
-        target.write_table("part-00000.parquet", _undecided(empty))
+        target.write_table("part-00000.parquet", undecided(empty))
 
 
-def _undecided(rows: pa.Table) -> pa.Table:
-    for name in _VERDICTS:
+def undecided(rows: pa.Table) -> pa.Table:
+    """Append verdicts that nobody has given yet."""
+    for name in VERDICTS:
         rows = rows.append_column(name, pa.array([""] * rows.num_rows, pa.string()))
     return rows
 

@@ -24,6 +24,7 @@ from pipelines.sources import Listing, list_source
 from pipelines.tombstones import Tombstones
 from stages.columns import DECIDED
 from stages.models.faces import SCHEMES
+from stages.web.settings import FetchSettings
 
 LIGHT = [
     "id", "url", "source", "source_row", "member", "rejected_by", "error", "error_detail",
@@ -42,20 +43,37 @@ def plan(recipe: Recipe) -> tuple[Listing, str]:
     return listing, f"{recipe.name}-{digest(decides, listing.digest)[:8]}"
 
 
+def jobs_of(recipe: Recipe) -> tuple[str, ...]:
+    """Name the jobs of a recipe's run, in their order."""
+    told = ("caption", "captioned") if recipe.captions.backend != "none" else ()
+    return ("seed", "ingest", "keep", "dedupe", *told, "people", "export")
+
+
 def check_courtesy(recipe: Recipe, listing: Listing) -> None:
+    """Refuse to go out onto the web without a name, or for what is not curated here.
+
+    Raises:
+        BadValue: The source is on the web, and the recipe names nobody to write to; or it fetches
+            videos.
+    """
+    check_contact(recipe.fetch, from_web(listing))
+    if recipe.fetch.takes_videos:
+        cure = "name images only; videos are curated by the recipe faceid_video."
+        raise BadValue("fetch.types", recipe.fetch.types, cure)
+
+
+def check_contact(fetch: FetchSettings, from_web: bool) -> None:
     """Refuse to go out onto the web without a name.
 
     Raises:
-        BadValue: The source is on the web, and the recipe names nobody to write to.
+        BadValue: The settings name nobody to write to.
     """
-    if from_web(listing) and not recipe.fetch.contact and not recipe.fetch.allow_loopback:
+    if from_web and not fetch.contact and not fetch.allow_loopback:
         cure = (
             "name an e-mail address or a page of yours, by which webmasters can reach you. "
             "Only this machine's own servers can be asked without (--fetch.allow-loopback)."
         )
         raise BadValue("fetch.contact", "", cure)
-    if recipe.fetch.takes_videos:
-        raise BadValue("fetch.types", recipe.fetch.types, "videos are not curated yet.")
 
 
 def from_web(listing: Listing) -> bool:
@@ -196,7 +214,7 @@ def curate(
             if recipe.captions.backend != "none":
                 from pipelines.caption import add_captions, export_captions
 
-                told, decided = add_captions(run, recipe, ingested, decided, reporter)
+                told, decided = add_captions(run, recipe, ingested, decided, reporter, cpus)
             benchmark, benchmark_digest = exported(recipe.people.benchmark)
             known = run.do(
                 "people",
@@ -227,6 +245,7 @@ def curate(
                     SCHEMES[recipe.faces.backend],
                     reporter,
                     at_once=cpus,
+                    told=run.data(told) if told else None,
                 ),
                 settings={"export": recipe.export},
                 inputs=[*run.ingested(ingested), known.output],

@@ -18,10 +18,12 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 
 from infra.storage import Folder
+from pipelines.exported import caption_of
 from pipelines.parallel import spread
 from pipelines.progress import Reporter
 from pipelines.recipes import ExportSettings
-from stages.columns import COLUMNS
+from stages.captions.stage import CAPTIONED
+from stages.columns import COLUMNS, schema
 from stages.landmarks import arcface5
 from stages.models.faces import LandmarkScheme
 
@@ -30,6 +32,13 @@ _LEFT_OUT = {
     "offset", "length",
 }  # fmt: skip
 _PEOPLE = ("identity", "identity_score", "identity_name")
+_TOLD_IN = "caption_file"
+"""In which of the captions job's files a row's captions are."""
+_SAID = (
+    "caption_attributes", "caption_action", "caption_parts", "caption_source", "caption_model",
+    "caption_prompt",
+)  # fmt: skip
+"""What a line of captions.jsonl tells of a caption that was made."""
 SUFFIX = {"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp", "image/gif": "gif",
            "image/bmp": "bmp", "image/tiff": "tif"}  # fmt: skip
 
@@ -53,6 +62,7 @@ def export(
     reporter: Reporter,
     *,
     at_once: int,
+    told: Folder | None = None,
 ) -> None:
     """Write every kept row in every layout that the settings name.
 
@@ -68,8 +78,11 @@ def export(
         scheme: Which five landmarks the rows hold.
         reporter: Shows the progress.
         at_once: Tasks in flight.
+        told: Rows of the captions job; None where there was none.
     """
     kept = with_people(decisions.filter(pc.equal(decisions["status"], "keep"))["id"], mains)
+    if told is not None:
+        kept = with_captions(kept, told)
     ids = kept["id"].combine_chunks()
     parts = _plan(ingested, ids, settings.rows_per_shard)
     done = {name.rpartition("/")[2] for name in (target / "parts").files(".json")}
@@ -92,6 +105,22 @@ def with_people(ids: pa.ChunkedArray, mains: pa.Table) -> pa.Table:
     known = {name: pc.take(mains[name].combine_chunks(), at) for name in _PEOPLE}
     texts = {n: pc.fill_null(c, "") for n, c in known.items() if n != "identity_score"}
     return pa.table({"id": ids} | known | texts)
+
+
+def with_captions(kept: pa.Table, told: Folder) -> pa.Table:
+    """Say of every kept row in which file of ``told`` its captions are; texts stay there.
+
+    A file holds the captions of few ingested ones, so each task reads few of them.
+    """
+    ids, files = [], []
+    for path in told.files(".parquet"):
+        here = pq.read_table(path, filesystem=told.fs, columns=["id"], partitioning=None)["id"]
+        ids.append(here)
+        files.append(pa.array([path] * len(here), pa.string()).dictionary_encode())
+    every = pa.chunked_array([chunk for each in ids for chunk in each.chunks], pa.string())
+    at = pc.index_in(kept["id"], value_set=every.combine_chunks())
+    where = pa.chunked_array(files, pa.dictionary(pa.int32(), pa.string())).unify_dictionaries()
+    return kept.append_column(_TOLD_IN, where.take(at))
 
 
 def _plan(ingested: Folder, kept: pa.Array, rows_per_shard: int) -> list[Part]:
@@ -123,7 +152,7 @@ def write_part(
 ) -> int:
     """Write one part in every layout; return its number of rows.
 
-    ``kept`` is what ``with_people`` returns: all kept rows of the run.
+    ``kept`` is what ``with_people`` and ``with_captions`` return: all kept rows of the run.
     """
     tables = [pq.read_table(f, filesystem=ingested.fs, partitioning=None) for f in part.files]
     rows = pa.concat_tables(tables)
@@ -133,6 +162,9 @@ def write_part(
     numbers = at.to_pylist()
     for name in _PEOPLE:
         rows = rows.append_column(name, kept[name].take(at))
+    if _TOLD_IN in kept.column_names:
+        files = pc.unique(kept[_TOLD_IN].take(at).cast(pa.string())).drop_null().to_pylist()
+        rows = _told(rows, ingested, files)
     rows = rows.select(
         [name for name in COLUMNS if name in rows.column_names and name not in _LEFT_OUT]
     )
@@ -147,11 +179,24 @@ def write_part(
     return part.rows
 
 
+def _told(rows: pa.Table, home: Folder, files: Sequence[str]) -> pa.Table:
+    """Append the captions of some rows, from the files that hold them."""
+    tables = [
+        pq.read_table(path, filesystem=home.fs, columns=["id", *CAPTIONED], partitioning=None)
+        for path in files
+    ]
+    told = pa.concat_tables([schema(["id", *CAPTIONED]).empty_table(), *tables])
+    at = pc.index_in(rows["id"], value_set=told["id"].combine_chunks())
+    for name in CAPTIONED:
+        rows = rows.append_column(name, told[name].combine_chunks().take(at))
+    return rows
+
+
 def webdataset_tar(records: Sequence[dict[str, Any]]) -> bytes:
     """Pack rows as WebDataset samples: the same rows give the same bytes.
 
-    Each row is its picture, its caption (.txt), all else (.json) and the identity vectors (.npy,
-    float32, faces x dim).
+    Each row is its picture, its caption (.txt: the one that was made, or the page's), all else
+    (.json) and the identity vectors (.npy, float32, faces x dim).
     """
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar:
@@ -162,7 +207,7 @@ def webdataset_tar(records: Sequence[dict[str, Any]]) -> bytes:
             np.save(vectors, np.array(row["face_embeddings"], np.float32), allow_pickle=False)
             for ending, data in (
                 (SUFFIX[row["mime"]], row["blob"]),
-                ("txt", row["caption"].encode()),
+                ("txt", caption_of(row).encode()),
                 ("json", words.encode()),
                 ("npy", vectors.getvalue()),
             ):
@@ -182,7 +227,8 @@ def _write_instantid(
     """Write pictures, face crops, vectors and this part's lines of ``captions.jsonl``.
 
     The fields are those of FaceID-6M's ``captions.jsonl`` and InstantID's trainer; what they ask
-    of one face is that of the largest. Folders of 1,000 numbers keep listings short.
+    of one face is that of the largest. ``caption`` is the one that was made, or the page's; beside
+    a made one stand its parts and who made it. Folders of 1,000 numbers keep listings short.
     """
     shown = [(n, row) for n, row in zip(numbers, records, strict=True) if row["num_faces"]]
     points = np.array([row["face_landmarks_px"][0] for _, row in shown], np.float32)
@@ -203,8 +249,9 @@ def _write_instantid(
                 "image_file": picture,
                 "face_file": f"faces/{place}.png",
                 "insightface_feature_file": f"features/{place}.npy",
-                "caption": row["caption"],
-                "additional_feature": row["caption"],
+                "caption": caption_of(row),
+                "additional_feature": caption_of(row),
+                **{name: row[name] for name in _SAID if name in row},
                 "height": row["height_px"],
                 "width": row["width_px"],
                 "bbox": [round(v, 2) for v in row["face_boxes_px"][0]],

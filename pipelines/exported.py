@@ -1,5 +1,8 @@
 """The Parquet files of a finished export, for those who go on from it."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -50,6 +53,12 @@ def export_files(corpus: str, column: str = "") -> tuple[Folder, list[str]]:
             raise UnreadableSource(corpus, "it was exported in other formats", cure)
         return home, []
     raise UnreadableSource(corpus, "no exported corpus is there", _NAME_IT)
+
+
+def caption_of(row: Mapping[str, Any]) -> str:
+    """Return what is said of an exported picture: the caption that was made, or the page's."""
+    made = row.get("caption_merged")
+    return str((row["caption"] if made is None else made) or "")
 
 
 def _check(home: Folder, path: str, column: str) -> None:

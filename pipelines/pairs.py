@@ -21,7 +21,7 @@ from rich.console import Console
 from infra.configuration import digest, to_dict
 from infra.storage import Folder, open_folder
 from pipelines.export import SUFFIX, crop
-from pipelines.exported import export_files
+from pipelines.exported import caption_of, export_files
 from stages.landmarks import arcface5, unflatten
 from stages.models.faces import SCHEMES
 from stages.people.pairs import Match, Photos, aligned, gaps, match
@@ -124,7 +124,9 @@ def _read(home: Folder, files: list[str], min_score: float) -> list[dict[str, An
     """Read all but the bytes of the rows whose main face is of somebody."""
     rows: list[dict[str, Any]] = []
     for path in files:
-        table = pq.read_table(path, filesystem=home.fs, columns=_LIGHT)
+        there = pq.read_schema(path, filesystem=home.fs).names
+        columns = [*_LIGHT, *(name for name in ("caption_merged",) if name in there)]
+        table = pq.read_table(path, filesystem=home.fs, columns=columns)
         known = pc.and_(
             pc.not_equal(table["identity"], ""),
             pc.greater_equal(table["identity_score"], min_score),
@@ -226,8 +228,8 @@ def _line(each: Match, rows: list[dict[str, Any]], backend: str) -> dict[str, An
         "image_file": _place(target, "images"),
         "face_file": _place(reference, "faces"),
         "insightface_feature_file": _place(reference, "features"),
-        "caption": target["caption"],
-        "additional_feature": target["caption"],
+        "caption": caption_of(target),
+        "additional_feature": caption_of(target),
         "height": target["height_px"],
         "width": target["width_px"],
         "bbox": [round(v, 2) for v in target["face_boxes_px"][0]],

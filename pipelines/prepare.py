@@ -17,6 +17,7 @@ from infra.configuration import digest, to_dict
 from infra.errors import BadValue, UnreadableSource
 from pipelines.exported import export_files
 from pipelines.parallel import spread
+from pipelines.prepare_captions import chosen_caption
 from pipelines.prepare_finish import Prepared, finish
 from pipelines.prepare_pairs import read_pairs
 from pipelines.prepare_pictures import Cut, backend_of, cut
@@ -59,13 +60,14 @@ def prepare(
         gpus_per_task: GPUs that each task takes, 0.25 for four tasks on one; 0: all on CPUs.
 
     Raises:
-        UnreadableSource: The corpus is no finished export, nothing in it can be learnt from, or
-            the pairs are none, or not its own.
+        UnreadableSource: The corpus is no finished export, nothing in it can be learnt from, it
+            has no captions of the wanted kind, or the pairs are none, or not its own.
         BadInput: The corpus mixes identity encoders, a recipe's value does not fit it, weights
             cannot be had, or there is no GPU.
     """
     files = _corpus_files(recipe)
     embedder = _embedder(files, recipe)
+    recipe = replace(recipe, caption=chosen_caption(files, recipe))
     pairs = read_pairs(recipe.pairs)
     corpus = digest([[path.name, path.stat().st_size] for path in files])
     folder = Path(out)
@@ -93,7 +95,7 @@ def prepare(
     todo = [(n, f.absolute()) for n, f in enumerate(files) if not shard_path(folder, n).exists()]
     before = total - sum(pq.read_metadata(f).num_rows for _, f in todo)
     with cluster(address) as cpus, reporter.job("prepare", total, before):
-        _require_gpus(gpus_per_task)
+        require_gpus(gpus_per_task)
         encoded = recipe.text_encoder or recipe.image_encoder
         if encoded and not (folder / EMPTY_FILE).exists():
             list(spread(write_empty, [EMPTY_FILE], plan, at_once=1, num_gpus=gpus_per_task))
@@ -179,7 +181,7 @@ def _fit(recipe: PrepareRecipe, folder: Path, files: list[Path]) -> str:
     return BESIDE
 
 
-def _require_gpus(per_task: float) -> None:
+def require_gpus(per_task: float) -> None:
     """Refuse what Ray would wait for without end."""
     import ray
 

@@ -71,7 +71,9 @@ def finish(plan: Plan, corpus: str, embedder: str, pairs: Pairs) -> Prepared:
         raise nothing_usable(recipe, shards.counts)
     people = _people(shards, recipe, embedder)
     several = len(aspect_sizes(recipe.aspects, recipe.image_px)) > 1
-    left = ("label", "identity", *(() if several else ("bucket", "place")))
+    told = any(row["caption_parts"] for row in shards.index)
+    left = ("label", "identity", *(() if several else ("bucket", "place")),
+            *(() if told else ("caption_parts",)))  # fmt: skip
     index = [
         {"id": row["id"], "person": person, **{k: v for k, v in row.items() if k not in left}}
         for row, person in zip(shards.index, people, strict=True)
@@ -112,12 +114,12 @@ def _read(plan: Plan) -> _Shards:
             shapes |= {n: tuple(held.get_slice(n).get_shape()[1:]) for n in held.keys()}  # noqa: SIM118
         seen: Counter[int] = Counter()
         number = int(path.stem.removeprefix("shard-"))
-        names = ("ids", "labels", "identities", "captions", "buckets")
+        names = ("ids", "labels", "identities", "captions", "parts", "buckets")
         columns = zip(*(about[name] for name in names), strict=True)
-        for row, (id_, label, identity, caption, bucket) in enumerate(columns):
+        for row, (id_, label, identity, caption, parts, bucket) in enumerate(columns):
             place = {"shard": number, "row": row, "bucket": bucket, "place": seen[bucket]}
             who = {"id": id_, "label": label, "identity": identity}
-            index.append(who | {"caption": caption} | place)
+            index.append(who | {"caption": caption, "caption_parts": parts} | place)
             seen[bucket] += 1
     every = np.concatenate(vectors) if vectors else np.empty((0, 0), np.float32)
     return _Shards(index, every, shapes, counts)

@@ -31,6 +31,10 @@ class PrepareRecipe:
     text_encoder: str = ""
     """Weights that read the captions, `random:<preset>` or `file:<pipeline folder>`; empty: no
     text. An empty caption is the empty prompt."""
+    caption: Literal["auto", "merged", "attributes", "action", "alt"] = "auto"
+    """What is said of a picture: of the captions that `visage curate` made the whole, or the looks
+    of the person alone, or what happens alone; alt: the page's own text; auto: merged where the
+    corpus has such captions, else alt."""
     image_encoder: str = ""
     """CLIP weights that see the aligned face, for IP-Adapter-FaceID-Plus; empty: none."""
     people: Literal["label", "identity", "self", "embedding"] = "label"

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from infra.errors import UnreadableSource
+from pipelines.prepare_captions import caption_text
 from pipelines.prepare_pictures import Cut, Row, bucket_of, cut, enlargement, face_mask
 from pipelines.prepare_recipes import PrepareRecipe
 from stages.types import RGB
@@ -23,7 +24,7 @@ from training.features import EMPTY_FILE, SHAPED
 from training.nets.codec import Codec, load_codec
 
 if TYPE_CHECKING:
-    from training.nets.text import TextEncoder
+    from training.nets.text import AnyText
     from training.nets.vision import ImageEncoder
 
 
@@ -45,7 +46,7 @@ class Models:
     """What turns pictures and captions into features."""
 
     codec: Codec
-    text: "TextEncoder | None"
+    text: "AnyText | None"
     image: "ImageEncoder | None"
 
 
@@ -84,7 +85,7 @@ def write_empty(part: str, plan: Plan) -> str:  # noqa: ARG001 - one task, so on
     if models.image:
         tensors["image"] = models.image.empty()
     # As the rows are kept, so that an empty caption and dropped text are one.
-    _save({name: t.half() for name, t in tensors.items()}, {}, plan.folder / EMPTY_FILE)
+    save_shard({name: t.half() for name, t in tensors.items()}, {}, plan.folder / EMPTY_FILE)
     return EMPTY_FILE
 
 
@@ -105,11 +106,12 @@ def write_shard(place: tuple[int, Path], plan: Plan) -> int:
         "ids": [row["id"] for row in rows],
         "labels": [row["label"] or "" for row in rows],
         "identities": [row.get("identity") or "" for row in rows],
-        "captions": [row["caption"] or "" for row in rows],
+        "captions": [caption_text(row, recipe) for row in rows],
+        "parts": [row.get("caption_parts") for row in rows],
         "buckets": [bucket_of(row, recipe) for row in rows],
         "counts": dict(sorted(counts.items())),
     }
-    _save(tensors, {"rows": json.dumps(about)}, shard_path(plan.folder, number))
+    save_shard(tensors, {"rows": json.dumps(about)}, shard_path(plan.folder, number))
     return len(every)
 
 
@@ -184,7 +186,7 @@ def _features(rows: list[Row], plan: Plan, counts: Counter[str]) -> dict[str, Te
         bucket = bucket_of(rows[0], recipe)
         features |= {f"{name}.{bucket}": features.pop(name) for name in SHAPED}
     if models.text is not None:
-        features |= _text([row["caption"] or "" for row in rows], models.text, counts)
+        features |= _text([caption_text(row, recipe) for row in rows], models.text, counts)
     if "pooled" in features:
         features["size"] = torch.from_numpy(np.stack([c.size for c in cuts]))
     if models.image is not None:
@@ -192,7 +194,7 @@ def _features(rows: list[Row], plan: Plan, counts: Counter[str]) -> dict[str, Te
     return features
 
 
-def _text(captions: list[str], encoder: "TextEncoder", counts: Counter[str]) -> dict[str, Tensor]:
+def _text(captions: list[str], encoder: "AnyText", counts: Counter[str]) -> dict[str, Tensor]:
     """Encode captions, each distinct one once; count those that lose their ends."""
     prompts = sorted(set(captions))
     overlong = dict(zip(prompts, encoder.overlong(prompts), strict=True))
@@ -214,7 +216,7 @@ def pixels(pictures: list[RGB]) -> Tensor:
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
 
 
-def _save(tensors: dict[str, Tensor], about: dict[str, str], target: Path) -> None:
+def save_shard(tensors: dict[str, Tensor], about: dict[str, str], target: Path) -> None:
     """Write a file of tensors, whole or not at all."""
     beside = target.with_suffix(".part")
     save_file({name: t.contiguous() for name, t in tensors.items()}, beside, about)

@@ -156,14 +156,23 @@ def faceid_6m() -> Recipe:
     References:
         FaceID-6M's README: no face, more than 3 faces, low resolution (512 px) or faces below 4 %
         of the picture are dropped; captions must speak of people. Detector and the other floors
-        are ours.
+        are ours. Its captions are the pages' texts, as they came.
     """
-    return Recipe(name="faceid_6m", faces=FaceSettings(detect_px=800, min_score=0.1))
+    return Recipe(
+        name="faceid_6m",
+        faces=FaceSettings(detect_px=800, min_score=0.1),
+        captions=CaptionSettings(backend="none"),
+    )
 
 
 def photos() -> Recipe:
     """Curate a folder or tar of photographs that have no captions."""
-    return replace(faceid_6m(), name="photos", keep=KeepRules(human_terms=(), min_side_px=256))
+    return replace(
+        faceid_6m(),
+        name="photos",
+        keep=KeepRules(human_terms=(), min_side_px=256),
+        captions=CaptionSettings(),
+    )
 
 
 def lfw() -> Recipe:
@@ -192,6 +201,7 @@ def quickstart() -> Recipe:
         ),
         faces=FaceSettings(detect_px=1280, min_score=0.1),
         keep=KeepRules(min_side_px=200),
+        captions=CaptionSettings(),
     )
 
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 from infra.configuration import flat, to_dict, to_yaml
 from infra.storage import Folder
 from infra.tracking import Tracker
+from pipelines.caption_pace import metrics as caption_metrics
+from pipelines.caption_pace import read_summary
 from pipelines.datasheet import datasheet
 from pipelines.dedupe import read
 from pipelines.funnel import funnel, funnel_table
@@ -22,6 +24,7 @@ from pipelines.people import metrics as people_metrics
 from pipelines.progress import Reporter
 from pipelines.recipes import Recipe
 from pipelines.report import Example, JobSummary, RunSummary, StageSummary, write_report
+from pipelines.report_captions import caption_sections
 from pipelines.report_people import people_sections
 from stages.models.faces import ModelCard
 
@@ -49,7 +52,7 @@ class Result:
     """MLflow's id of the run; empty where it could not be written."""
 
     @classmethod
-    def of(cls, record: Mapping[str, Any]) -> "Result":
+    def of(cls, record: Mapping[str, Any]) -> Self:
         """Read it back from ``run.json``."""
         return cls(**{field.name: record[field.name] for field in fields(cls)})
 
@@ -69,10 +72,11 @@ def finish(
 
     decided = next(job for job in run.jobs if job.job == "people")  # its rows are the decisions
     people = home_of(run.store, decided).read_json(SUMMARY) or {}
+    captions = read_summary(run)
     count = {name: getattr(decided, name) for name in ("rows", "keep", "reject", "error")}
     mlflow = tracker.finish(
         params=dict(flat(to_dict(recipe))),
-        metrics=_metrics(count, summary) | people_metrics(people),
+        metrics=_metrics(count, summary) | people_metrics(people) | caption_metrics(captions),
         texts={"report.html": report, "recipe.yaml": to_yaml(recipe), "DATASHEET.md": about},
         tags={
             "visage.code": code_version(),
@@ -99,6 +103,7 @@ def finish(
             "finished_at": summary.finished_at,
             "mlflow_uri": tracker.uri,
             "people": people,
+            "captions": captions,
             "jobs": [asdict(record) for record in run.jobs],
         },
     )
@@ -125,6 +130,7 @@ def tell(run: Run, recipe: Recipe, decisions: pa.Table, summary: RunSummary) -> 
         examples(ingested, decisions),
         thresholds(recipe),
         sections,
+        caption_sections(run, decisions, lambda ids: pictures(ingested, ids)),
     )
     run.folder.write("report.html", report)
     kept = decisions.filter(pc.equal(decisions["status"], "keep"))

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from infra.errors import JobFailed
 from pipelines.funnel import KEPT, Step, count, funnel, percent
 from pipelines.plots import Measure, funnel_plot, histogram, throughput_plot
+from pipelines.report_captions import CaptionSections
 from pipelines.report_people import PeopleSections
 from pipelines.thumbnails import Box, Thumbnail, thumbnail
 from stages.columns import COLUMNS
@@ -113,6 +114,7 @@ def write_report(
     pictures: Sequence[Example],
     thresholds: Mapping[str, Sequence[float]] | None = None,
     people: PeopleSections | None = None,
+    captions: CaptionSections | None = None,
 ) -> str:
     """Return the report as one HTML page, without scripts and without external resources.
 
@@ -123,6 +125,7 @@ def write_report(
         pictures: Rows to show; of each reason the first eight are.
         thresholds: Where the recipe draws its lines, by column.
         people: Copies and identities to show.
+        captions: What is said of the pictures.
 
     Raises:
         UnaccountedRows: A row is neither kept, nor rejected, nor in error by a known name.
@@ -156,6 +159,7 @@ def write_report(
         busy_s=sum(stage.seconds for stage in run.stages),
         restricted=restricted(run.models),
         people=people,
+        captions=captions,
     )
 
 

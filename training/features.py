@@ -4,7 +4,8 @@ A folder holds ``features.json`` (a ``Features``), ``index.parquet`` (one row pe
 ``person``, ``caption``, ``shard``, ``row``) and ``shards/shard-00000.safetensors``, each with one
 tensor per feature whose first axis is the rows. Safetensors are mapped into memory: a row is read
 without reading the shard. Where photographs were paired there is ``pairs.parquet``: ids of samples,
-``reference`` and ``target``.
+``reference`` and ``target``. Where captions describe the parts of faces the index has them as
+``caption_parts``.
 
 With aspect buckets pictures differ in shape, so ``latents`` and ``mask`` are held once per bucket,
 as ``latents.0``, ``latents.1``, ...; the index then also says ``bucket`` and ``place``, the row in

@@ -162,8 +162,11 @@ def describe_pictures(
         sees the same picture, and a third of the tokens go in.
     """
     told = ask(captioner, [Question(prompt("picture"), (frame,)) for frame in frames])
-    if not parts:
-        return told
+    return _with_parts(captioner, told, frames) if parts else told
+
+
+def _with_parts(captioner: Captioner, told: list[Answer], frames: Sequence[Frame]) -> list[Answer]:
+    """Ask for the parts of the face where all went well so far."""
     fine = [at for at, answer in enumerate(told) if not answer.error]
     more = ask(captioner, [Question(prompt("parts"), (frames[at],)) for at in fine])
     for at, answer in zip(fine, more, strict=True):
@@ -181,8 +184,12 @@ class Clip:
     """Frames sampled over the clip, in their order."""
 
 
-def describe_clips(captioner: Captioner, clips: Sequence[Clip]) -> list[Answer]:
+def describe_clips(
+    captioner: Captioner, clips: Sequence[Clip], *, parts: bool = False
+) -> list[Answer]:
     """Describe videos: ``attributes`` from the best frame, ``action`` from all, ``merged`` of both.
+
+    With ``parts`` five fields more, from the best frame.
 
     References:
         ID-Animator, arXiv:2404.15275, section 3.3.
@@ -198,4 +205,4 @@ def describe_clips(captioner: Captioner, clips: Sequence[Clip]) -> list[Answer]:
     merged = ask(captioner, [Question(prompt("merge"), (), told[at].fields) for at in fine])
     for at, answer in zip(fine, merged, strict=True):
         told[at] = _join(told[at], answer)
-    return told
+    return _with_parts(captioner, told, [clip.best for clip in clips]) if parts else told

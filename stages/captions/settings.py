@@ -61,13 +61,15 @@ class CaptionSettings:
         BadValue: A setting cannot work.
     """
 
-    backend: Backend = "none"
+    backend: Backend = "template"
     """none: captions stay as they came; alt: the page's text, cleaned; template: a sentence from
     the measures, which needs no model; http, transformers, vllm: a model that sees the picture."""
     parts: bool = False
     """Also describe face, ears, eyes, nose and mouth, each for itself; asks the model twice."""
     picture_px: int = 768
     """Long side of the picture that the model is shown."""
+    clip_frames: int = 6
+    """Frames that the model is shown of a video's clip, beside its best one."""
     http: EndpointSettings = field(default_factory=EndpointSettings)
     """The server to ask; for `http` alone."""
     model: str = ""
@@ -102,7 +104,7 @@ class CaptionSettings:
             )
         if self.picture_px < 28:
             raise BadValue("captions.picture_px", self.picture_px, "give 28 or more.")
-        for name in ("batch_rows", "max_tokens"):
+        for name in ("batch_rows", "max_tokens", "clip_frames"):
             if getattr(self, name) < 1:
                 raise BadValue(f"captions.{name}", getattr(self, name), "give 1 or more.")
         if self.backend == "http" and not (self.http.url and self.http.model):
@@ -121,5 +123,10 @@ class CaptionSettings:
 
     @property
     def asks_a_model(self) -> bool:
-        """Whether a model is shown the pictures."""
+        """Whether a model is asked for the captions."""
         return self.backend in ("http", "transformers", "vllm")
+
+    @property
+    def sees(self) -> bool:
+        """Whether any model is shown the pictures."""
+        return self.asks_a_model or bool(self.match_model)

@@ -61,7 +61,8 @@ class Caption:
         self._tell(rows, frames, told)
         for row, out in zip(rows, told, strict=True):
             settle(out, self.settings, str(row["label"] or ""))
-        self._compare(frames, told)
+        if self._match is not None:
+            compare(self._match, self.settings, frames, told)
         return {name: [out[name] for out in told] for name in self.writes}
 
     def _frame(self, row: Mapping[str, Any], out: dict[str, Any]) -> Frame | None:
@@ -96,22 +97,26 @@ class Caption:
             out |= {f"caption_{name}": text for name, text in words.items()}
             out["caption_source"] = self.settings.backend
 
-    def _compare(self, frames: Sequence[Frame | None], told: Sequence[dict[str, Any]]) -> None:
-        """Ask how well captions and pictures go together, and reject those that do not."""
-        if self._match is None:
-            return
-        pairs = [
-            (frame.pixels, out)
-            for frame, out in zip(frames, told, strict=True)
-            if frame and not out["error"] and out["caption_merged"]
-        ]
-        if not pairs:
-            return
-        scores = self._match([p for p, _ in pairs], [out["caption_merged"] for _, out in pairs])
-        for (_, out), score in zip(pairs, scores, strict=True):
-            out["caption_match"] = float(score)
-            if score < self.settings.min_match and not out["rejected_by"]:
-                out["rejected_by"] = "caption_mismatch"
+
+def compare(
+    match: Match,
+    settings: CaptionSettings,
+    frames: Sequence[Frame | None],
+    told: Sequence[dict[str, Any]],
+) -> None:
+    """Ask how well captions and pictures go together, and reject those that do not."""
+    pairs = [
+        (frame.pixels, out)
+        for frame, out in zip(frames, told, strict=True)
+        if frame and not out["error"] and out["caption_merged"]
+    ]
+    if not pairs:
+        return
+    scores = match([pixels for pixels, _ in pairs], [out["caption_merged"] for _, out in pairs])
+    for (_, out), score in zip(pairs, scores, strict=True):
+        out["caption_match"] = float(score)
+        if score < settings.min_match and not out["rejected_by"]:
+            out["rejected_by"] = "caption_mismatch"
 
 
 def blank() -> dict[str, Any]:
@@ -149,7 +154,7 @@ def settle(out: dict[str, Any], settings: CaptionSettings, label: str = "") -> N
     """Take names out of a row's captions, and reject it if its caption breaks a rule."""
     if out["error"]:
         return
-    if settings.redact_names:
+    if settings.redact_names and out["caption_source"] != "template":  # which knows no names
         known = [label] if label else []
         for name in ("caption_merged", "caption_attributes", "caption_action"):
             out[name], hits = redact(out[name], known)

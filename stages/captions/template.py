@@ -3,12 +3,17 @@
 from collections.abc import Mapping
 from typing import Any
 
-_COUNTS = {0: "nobody's face", 1: "one person", 2: "two people", 3: "three people"}
+_COUNTS = {0: "no person's face", 1: "one person", 2: "two people", 3: "three people"}
 _SHOTS = ((0.25, "a close-up"), (0.08, "a head-and-shoulders shot"), (0.02, "a half-length shot"))
 """From which share of the picture that the main face covers, how photographers call it."""
 _FACING_DEG, _PROFILE_DEG = 15.0, 45.0
 _NOD_DEG, _TILT_DEG = 15.0, 12.0
 _DIM, _BRIGHT = 0.3, 0.7
+_MOTIONS = ((0.003, "keeps still"), (0.03, "hardly moves"), (0.15, "moves slowly"))
+"""Up to which motion, in diagonals of the picture per second, how it is told."""
+_ANGLES = ("yaw", "pitch", "roll")
+_TURNING_DEG = 30.0
+"""From which range of yaw a head is said to turn."""
 
 
 def describe(row: Mapping[str, Any]) -> dict[str, str]:
@@ -26,9 +31,7 @@ def describe(row: Mapping[str, Any]) -> dict[str, str]:
         told = f"A {shape} photograph that shows {people}."
         return {"attributes": "", "action": told, "merged": told}
     pose = _pose(*(row[f"face_{name}_deg"][0] for name in ("yaws", "pitches", "rolls")))
-    shot = next(
-        (word for share, word in _SHOTS if row["face_area_shares"][0] >= share), "a distant view"
-    )
+    shot = _shot(row["face_area_shares"][0])
     light = _light(row["face_exposures"][0])
     whose = "" if row["num_faces"] == 1 else "; the nearest is "
     attributes = f"{people.capitalize()}{whose or ' '}{pose}."
@@ -36,6 +39,43 @@ def describe(row: Mapping[str, Any]) -> dict[str, str]:
     merged = f"A {shape} photograph of {people}, {shot} in {light} light"
     merged += f"; the nearest is {pose}." if whose else f", {pose}."
     return {"attributes": attributes, "action": action, "merged": merged}
+
+
+def describe_clip(clip: Mapping[str, Any]) -> dict[str, str]:
+    """Return ``attributes``, ``action`` and ``merged`` of a measured clip of a video.
+
+    Args:
+        clip: people, width_px, height_px, seconds, face_share, yaw_deg, pitch_deg, roll_deg,
+            turn_deg (range of yaw), camera_motion, person_motion (None where it is not known).
+    """
+    people = _COUNTS.get(clip["people"], f"{clip['people']} people")
+    shape = _shape(clip["width_px"], clip["height_px"])
+    length = f"{max(round(clip['seconds']), 1)}-second"
+    camera = _moved("the camera", clip["camera_motion"])
+    if not clip["people"]:
+        told = f"A {length} {shape} video that shows {people}; {camera}."
+        return {"attributes": "", "action": told, "merged": told}
+    turns = clip["turn_deg"] >= _TURNING_DEG
+    pose = "turning the head" if turns else _pose(*(clip[f"{n}_deg"] for n in _ANGLES))
+    shot = _shot(clip["face_share"])
+    moves = [camera]
+    if clip["person_motion"] is not None:
+        moves = [_moved("the person", clip["person_motion"]), camera]
+    whose = "" if clip["people"] == 1 else "; the main person is "
+    attributes = f"{people.capitalize()}{whose or ' '}{pose}."
+    action = f"{shot.capitalize()} of {length} length, in which {' and '.join(moves)}."
+    merged = f"A {length} {shape} video of {people}, {shot}"
+    merged += f"{whose or ', '}{pose}; {', '.join(moves)}."
+    return {"attributes": attributes, "action": action, "merged": merged}
+
+
+def _moved(what: str, motion: float) -> str:
+    how = next((word for most, word in _MOTIONS if motion < most), "moves fast")
+    return f"{what} {how}"
+
+
+def _shot(face_share: float) -> str:
+    return next((word for share, word in _SHOTS if face_share >= share), "a distant view")
 
 
 def _shape(width_px: int, height_px: int) -> str:

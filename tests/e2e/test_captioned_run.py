@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pyarrow.dataset as pads
 import pytest
+import webdataset
 
 from tests.e2e.albums import curating, save_crops
 
@@ -31,6 +32,16 @@ def test_captions_decide_with_the_rest_and_no_row_loses_its_own(tmp_path, astron
     assert captions["id"].to_pylist() == sorted(exported["id"].to_pylist())
     assert len(captions) == kept["keep"] > 0
     assert all("one person" in text for text in captions["caption_merged"].to_pylist())
+    said = dict(
+        zip(exported["id"].to_pylist(), exported["caption_merged"].to_pylist(), strict=True)
+    )
+    beside = zip(captions["id"].to_pylist(), captions["caption_merged"].to_pylist(), strict=True)
+    assert said == dict(beside)
+    tars = sorted(map(str, Path(kept["path"], "export/webdataset").glob("*.tar")))
+    samples = [s for tar in tars for s in webdataset.WebDataset(tar, shardshuffle=False)]
+    assert {s["__key__"]: s["txt"].decode() for s in samples} == said
+    lines = Path(kept["path"], "export/instantid/captions.jsonl").read_text().splitlines()
+    assert {json.loads(line)["id"]: json.loads(line)["caption"] for line in lines} == said
     assert set(exported["caption"].to_pylist()) == {""}
     # These photographs came without a word.
     assert results["alt"]["keep"] == 0

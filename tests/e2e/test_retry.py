@@ -152,7 +152,10 @@ def test_the_record_tells_of_the_retry(done):
     *_, second, _, _, _ = done
     record = json.loads(Path(second.path, "run.json").read_text())
     jobs = [job["job"] for job in record["jobs"]]
-    assert jobs == ["seed", "ingest", "ingest-retry-1", "keep", "dedupe", "people", "export"]
+    assert jobs == [
+        "seed", "ingest", "ingest-retry-1", "keep", "dedupe", "caption", "captioned", "people",
+        "export",
+    ]  # fmt: skip
     assert (record["error"], record["rows"]) == (
         {"bad_url": 1, "http_4xx": 1, "http_5xx": 1}, 5,
     )  # fmt: skip

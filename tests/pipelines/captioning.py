@@ -64,4 +64,5 @@ class Corpus:
             self.target.make(),
             self.home / "caption",
             Reporter(Console(file=self.told, width=200)),
+            at_once=2,
         )

@@ -1,7 +1,9 @@
 """Captions as a job: of kept rows alone, exactly once, and gone on with."""
 
 from collections import Counter
+from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from infra.errors import VisageError
@@ -11,8 +13,8 @@ from stages.captions.http import EndpointDown
 from stages.captions.prompt import prompt
 from stages.captions.settings import CaptionSettings, EndpointSettings
 from stages.captions.stage import CAPTIONED
-from stages.columns import DECIDED
-from tests.pipelines.captioning import Corpus
+from stages.columns import DECIDED, schema
+from tests.pipelines.captioning import INGESTED, Corpus
 from tests.stages.captions.servers import MERGED, Says, serving, well
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
@@ -119,7 +121,6 @@ def test_bad_answers_are_named_and_decided(tmp_path):
     assert "no whole JSON object" in decided[1]["error_detail"]
 
 
-@pytest.mark.slow
 def test_a_template_needs_no_model_and_an_alt_text_none_either(tmp_path):
     corpus = Corpus(tmp_path / "a", rows=10)
     corpus.caption(CaptionSettings(backend="template"))
@@ -132,7 +133,27 @@ def test_a_template_needs_no_model_and_an_alt_text_none_either(tmp_path):
     assert exported == [f"a man in a blue coat, number {n}" for n in (1, 2, 3)]
 
 
-@pytest.mark.slow
+def test_what_a_template_has_told_before_a_crash_is_left_as_it_is(tmp_path):
+    corpus = Corpus(tmp_path)
+    corpus.caption(CaptionSettings(backend="template"))
+    (before,) = corpus.target.files(".parquet")
+    stamp = Path(before).stat().st_mtime_ns
+    corpus.caption(CaptionSettings(backend="template"))
+    assert corpus.target.files(".parquet") == [before]
+    assert Path(before).stat().st_mtime_ns == stamp
+    assert len(told(corpus)) == KEPT
+
+
+def test_a_template_is_not_searched_for_names_for_it_knows_none(tmp_path):
+    corpus = Corpus(tmp_path, rows=2)
+    changed = corpus.rows[1] | {"label": "Portrait"}
+    table = pa.Table.from_pylist([changed], schema=schema(INGESTED))
+    corpus.ingested.write_table("part-00000.parquet", table)
+    corpus.caption(CaptionSettings(backend="template"))
+    (row,) = told(corpus)
+    assert (row["caption_redacted"], "portrait photograph" in row["caption_merged"]) == (0, True)
+
+
 def test_a_run_without_kept_rows_has_no_captions(tmp_path):
     corpus = Corpus(tmp_path, rows=1)
     corpus.caption(CaptionSettings(backend="template"))

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from infra.storage import open_folder
-from pipelines.export import Part, webdataset_tar, with_people, write_part
+from pipelines.export import Part, webdataset_tar, with_captions, with_people, write_part
 from pipelines.recipes import ExportSettings
+from stages.captions.stage import CAPTIONED
 from stages.columns import COLUMNS, schema
 
 
@@ -38,7 +39,9 @@ def row(name, faces=1):
 
 
 PEOPLE = ["identity", "identity_score", "identity_name"]
-INGESTED = [n for n, c in COLUMNS.items() if not c.in_memory_only and n not in PEOPLE]
+INGESTED = [
+    n for n, c in COLUMNS.items() if not c.in_memory_only and n not in (*PEOPLE, *CAPTIONED)
+]
 ROWS = pa.Table.from_pylist([row("c"), row("a"), row("b", 0), row("z")]).select(INGESTED)
 ROWS = ROWS.cast(schema(INGESTED))
 MAINS = pa.Table.from_pylist(
@@ -103,3 +106,63 @@ def test_webdataset_reads_the_tar(exported):
     assert samples[0]["txt"].decode() == "a man called a - ü"
     assert json.loads(samples[0]["json"])["num_faces"] == 1
     assert np.load(io.BytesIO(samples[0]["npy"])).shape == (1, 4)
+
+
+def said(name):
+    made = dict.fromkeys(CAPTIONED) | {
+        "id": name, "caption_merged": f"A person, {name}.", "caption_attributes": f"Hair, {name}.",
+        "caption_action": "They sit.", "caption_source": "http", "caption_model": "tiny-vlm",
+        "caption_prompt": "picture@0123456789ab", "caption_parts": {"eyes": "brown"},
+    }  # fmt: skip
+    return made
+
+
+@pytest.fixture
+def captioned(tmp_path):
+    """An export after a captions job, whose rows lie in two files and another order."""
+    home = open_folder(str(tmp_path))
+    (home / "in").write_table("x.parquet", ROWS)
+    for number, names in enumerate((["z", "b"], ["c", "a"])):
+        told = pa.Table.from_pylist([said(n) for n in names], schema=schema(["id", *CAPTIONED]))
+        (home / "told").write_table(f"status=keep/{number}.parquet", told)
+    part = Part("part-00000", (f"{home.path}/in/x.parquet",), 3)
+    kept = with_captions(KEPT, home / "told")
+    write_part(part, home / "in", kept, home / "out", ExportSettings(), "arcface5")
+    return home / "out"
+
+
+def test_every_layout_tells_the_caption_that_was_made_its_halves_and_who_made_it(captioned):
+    import webdataset
+
+    table = pa.parquet.read_table(captioned.files(".parquet")[0])
+    assert table["caption_merged"].to_pylist() == [f"A person, {n}." for n in "abc"]
+    assert table["caption"][0].as_py() == "a man called a - ü", "what the page said stays"
+    samples = list(webdataset.WebDataset(captioned.files(".tar")[0], shardshuffle=False))
+    assert [s["txt"].decode() for s in samples] == [f"A person, {n}." for n in "abc"]
+    beside = json.loads(samples[0]["json"])
+    lines = captioned.read("instantid/captions/part-00000.jsonl").splitlines()
+    line = json.loads(lines[0])
+    assert line["caption"] == line["additional_feature"] == "A person, a."
+    for told in (beside, line):
+        assert told["caption_attributes"] == "Hair, a."
+        assert (told["caption_action"], told["caption_source"]) == ("They sit.", "http")
+        assert told["caption_prompt"] == "picture@0123456789ab"
+        assert (told["caption_model"], told["caption_parts"]["eyes"]) == ("tiny-vlm", "brown")
+
+
+def test_without_a_captions_job_no_layout_speaks_of_one(exported):
+    table = pa.parquet.read_table(exported.files(".parquet")[0])
+    assert not set(CAPTIONED) & set(table.column_names)
+    line = json.loads(exported.read("instantid/captions/part-00000.jsonl").splitlines()[0])
+    assert not [name for name in line if name.startswith("caption_")]
+
+
+def test_a_kept_row_that_the_captions_job_has_not_seen_keeps_the_pages_text(tmp_path):
+    home = open_folder(str(tmp_path))
+    (home / "in").write_table("x.parquet", ROWS)
+    kept = with_captions(KEPT, home / "nothing")
+    part = Part("part-00000", (f"{home.path}/in/x.parquet",), 3)
+    write_part(part, home / "in", kept, home / "out", ExportSettings(), "arcface5")
+    line = json.loads((home / "out").read("instantid/captions/part-00000.jsonl").splitlines()[0])
+    assert line["caption"] == "a man called a - ü"
+    assert line["caption_attributes"] is None
