@@ -16,7 +16,7 @@ Curate face-identity corpora, every row accounted for; train identity adapters o
 
 commands:
   quickstart   from sample photographs to a served picture in minutes, to see the whole work
-  curate       carry out a recipe on a URL table, a folder or a tar of pictures
+  curate       carry out a recipe on a URL table, a folder or a tar, of pictures or of videos
   pairs        bring photos of one person together for training
   forget       take a person out of every run, and keep them out
   prepare      turn a curated corpus into training features

@@ -91,7 +91,7 @@ def errand(verb: str, words: Sequence[str]) -> Errand:
         words=(verb, *([subject] if subject else []), *rest, *places, "--json"),
         recipe=name,
         wanted=_WANTED.get(verb, _nothing)(asked),
-        data=(_about(reads),) if reads else (),
+        data=(_about(reads), *_lengths(verb, asked, reads)) if reads else (),
         store=_get(asked, _PATHS[verb][-1]) if _PATHS[verb] else str(Path(subject).parent),
         files=files,
     )
@@ -108,6 +108,9 @@ def _read(verb: str, subject: str, rest: Sequence[str]) -> Any:  # noqa: ANN401 
         return tyro.cli(kind, args=list(rest), prog=prog)
     if verb not in _WITH_RECIPE:
         return parse(kind, kind(), list(rest), prog)  # type: ignore[arg-type]
+    if verb == "curate":  # whose recipes are of two kinds
+        default = module.starting(subject)
+        return parse(type(default), default, list(rest), prog)
     recipe = get_type_hints(kind)["recipe"]
     base = starting_recipe(subject or "local", module.recipe, lambda name: recipe(name=name))
     return parse(kind, kind(recipe=base), list(rest), prog)  # type: ignore[arg-type]
@@ -133,6 +136,18 @@ def _about(place: str) -> str:
     if path.is_file():
         return f"{path}, {path.stat().st_size / 2**20:,.1f} MiB; every node must see it"
     return f"{path}, a folder; every node must see it"
+
+
+def _lengths(verb: str, asked: Any, reads: str) -> tuple[str, ...]:  # noqa: ANN401
+    """Say how long sequences are and what memory they need, of videos that are seen from here."""
+    if verb != "train" or "://" in reads or not (Path(reads) / "features.json").is_file():
+        return ()
+    from training.features import Prepared
+    from training.video_plan import plan_video
+
+    prepared = Prepared(Path(reads))
+    plan = plan_video(asked.recipe, prepared) if prepared.features.frames else None
+    return (plan.told(),) if plan else ()
 
 
 def _curate(asked: Any) -> Wanted:  # noqa: ANN401

@@ -25,13 +25,15 @@ from infra.errors import BadInput, VisageError
 from infra.lineage import trained_on
 from infra.storage import Folder, open_folder
 from pipelines.forget_files import Gone, scrub
-from pipelines.forget_find import Found, by_face, by_id, tables, with_copies
+from pipelines.forget_find import Found, by_face, by_id, recipe_of, tables, with_copies
 from pipelines.forget_records import correct_features, correct_pairs, correct_run
-from pipelines.forget_trained import feature_folders, learnt_from
+from pipelines.forget_trained import are_of_videos, feature_folders, learnt_from, samples_of
 from pipelines.job import locked, utc_now
 from pipelines.pairs import RECORD as PAIRS
 from pipelines.thumbnails import face_thumbnail
 from pipelines.tombstones import FOLDER
+from pipelines.video.forget import correct_videos, main_faces
+from pipelines.video.recipes import VideoRecipe
 from stages.forgotten import tombstone
 
 NOTE, SHEET = "forgetting.json", "forgetting.png"
@@ -97,6 +99,8 @@ def show(store: Folder, found: Found) -> str:
     wanted = pa.array(order[:_SHOWN], pa.string())
     faces: dict[str, Image.Image] = {}
     for path, columns in tables(store):
+        if "clips" in columns.names:
+            faces |= main_faces(store, path, set(wanted.to_pylist()) - set(faces))
         if not {"id", "blob", "face_boxes_px"} <= set(columns.names) or len(faces) == len(wanted):
             continue
         ids = pq.read_table(path, filesystem=store.fs, columns=["id"], partitioning=None)["id"]
@@ -164,8 +168,15 @@ def finish(store: Folder, console: Console) -> Forgotten:
             for run in note["runs"]
             if not _is_own_mlflow(store / run)
         ]
+        told += [
+            f"Nothing is left of the features in {folder}: prepare them again."
+            for folder in note["features"]
+            if not open_folder(folder).exists("index.parquet")
+        ]
         for run in note["runs"]:
-            if (store / run).exists("seed"):
+            if isinstance(recipe_of(store / run), VideoRecipe):
+                correct_videos(store, run)
+            elif (store / run).exists("seed"):
                 correct_run(store, run)
             console.print(f"forgotten in {run}", markup=False)
         left = [path for path in _others(store) if gone.within(_bytes(store, path))]
@@ -210,7 +221,10 @@ def _bytes(store: Folder, path: str) -> bytes:
 
 
 def _scrub(home: Folder, gone: Gone) -> None:
-    """Take the rows out of every file."""
+    """Take the rows out of every file; features of videos go as a whole, with all their samples."""
+    for folder in feature_folders(home):
+        if are_of_videos(folder) and samples_of(folder, gone):
+            folder.clear()
     features, records = feature_folders(home), home.files(f"/{PAIRS}")
     for path in home.files():
         if not path.endswith(("/.lock", f"/{NOTE}", f"/{SHEET}")):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,13 @@ from infra.errors import BadInput, UnreadableSource
 from infra.storage import Folder
 from pipelines.forget_files import PERSON
 from pipelines.recipes import FaceSettings, Recipe
+from pipelines.video.recipes import VideoRecipe
 from stages.decode import BadPicture, decode
 from stages.models.backend import load_detector, load_embedder
 from stages.models.faces import Embedder, distance
 
 _PEOPLE = ("label", "identity", PERSON)
-_LINKS = ("id", "dup_of", "sha256", "url", "final_url", *_PEOPLE)
+_LINKS = ("id", "dup_of", "video_id", "sha256", "url", "final_url", *_PEOPLE)
 _WORK_PX = 1600
 
 
@@ -53,16 +55,18 @@ def tables(store: Folder) -> Iterator[tuple[str, pa.Schema]]:
             continue
 
 
-def recipe_of(run: Folder) -> Recipe | None:
+def recipe_of(run: Folder) -> Recipe | VideoRecipe | None:
     """Read the recipe of a curation run; None where the folder is none."""
     if not run.exists("recipe.yaml") or not (run / "seed").exists("job.json"):
         return None
     held = yaml.safe_load(run.read("recipe.yaml"))
+    if "video" in held:
+        return overlay(VideoRecipe(name=run.name), held, f"{run}/recipe.yaml")
     return overlay(Recipe(name=run.name), held, f"{run}/recipe.yaml")
 
 
 def by_face(store: Folder, photo: str, max_distance: float = 0.0) -> dict[str, float]:
-    """Find the rows that show the person on a photo, in any of their faces.
+    """Find the rows that show the person on a photo, in any of their faces; of videos, anywhere.
 
     Args:
         store: Where runs are.
@@ -89,10 +93,9 @@ def by_face(store: Folder, photo: str, max_distance: float = 0.0) -> dict[str, f
         embedder, vector = asked[kind]
         below = max_distance or embedder.same_person_below
         for path, columns in tables(run):
-            if {"id", "face_embeddings"} <= set(columns.names):
-                for row, apart in _distances(run, path, embedder, vector):
-                    if apart < below:
-                        found[row] = min(apart, found.get(row, apart))
+            for row, apart in _distances(run, path, columns, embedder, vector):
+                if apart < below:
+                    found[row] = min(apart, found.get(row, apart))
     return found
 
 
@@ -113,17 +116,27 @@ def embed(photo: str, faces: FaceSettings) -> tuple[Embedder, Float32[np.ndarray
 
 
 def _distances(
-    run: Folder, path: str, embedder: Embedder, vector: Float32[np.ndarray, " dim"]
+    run: Folder,
+    path: str,
+    columns: pa.Schema,
+    embedder: Embedder,
+    vector: Float32[np.ndarray, " dim"],
 ) -> Iterator[tuple[str, float]]:
-    """Yield the distance of every face in a file, with the id of its row."""
-    for batch in pq.ParquetFile(run.fs.open_input_file(path)).iter_batches(
-        4096, columns=["id", "face_embeddings"]
-    ):
-        each = batch["face_embeddings"].flatten()
+    """Yield the distance of every face, or face track, in a file, with the id of its row."""
+    name = next((n for n in ("face_embeddings", "clips") if n in columns.names), "")
+    if not name or "id" not in columns.names:
+        return
+    rows = 4096 if name == "face_embeddings" else 16
+    file = pq.ParquetFile(run.fs.open_input_file(path))
+    for batch in file.iter_batches(rows, columns=["id", name]):
+        each, holders = batch[name].flatten(), pc.list_parent_indices(batch[name])
+        if name == "clips":
+            tracks = pc.struct_field(each, "tracks")
+            each = pc.struct_field(tracks.flatten(), "embedding")
+            holders = holders.take(pc.list_parent_indices(tracks))
         values = np.asarray(each.flatten().to_numpy(zero_copy_only=False), np.float32)
         if len(values) != len(each) * len(vector):
             continue  # of another embedder
-        holders = pc.list_parent_indices(batch["face_embeddings"])
         faces = values.reshape(-1, len(vector))
         apart = distance(faces, np.broadcast_to(vector, faces.shape), embedder.metric)
         yield from zip(batch["id"].take(holders).to_pylist(), apart.tolist(), strict=True)
@@ -151,10 +164,12 @@ def with_copies(store: Folder, ids: Iterable[str]) -> Found:
     while before != len(known) + len(files):
         before = len(known) + len(files)
         for _, rows in links:
-            here = _any_in(rows, known, ("id", "dup_of"))
+            here = _any_in(rows, known, ("id", "dup_of", "video_id"))
             here = pc.or_(here, _any_in(rows, files, ("sha256",)))
             hit = rows.filter(here).to_pylist()
-            known.update(text for row in hit for text in (row["id"], row["dup_of"]) if text)
+            # A clip goes with its video: where else the person is in it, only vectors could tell.
+            same = ("id", "dup_of", "video_id")
+            known.update(row[name] for row in hit for name in same if row[name])
             files.update(row["sha256"] for row in hit if row["sha256"])
             urls.update(row[name] for row in hit for name in ("url", "final_url") if row[name])
     theirs, others = set[str](), set[str]()
@@ -192,13 +207,27 @@ def _links(store: Folder, path: str, columns: pa.Schema) -> tuple[str, pa.Table]
     if "id" not in names:
         return path, pa.table({name: pa.array([], pa.string()) for name in _LINKS})
     rows = pq.read_table(path, filesystem=store.fs, columns=names, partitioning=None)
+    if "clips" not in columns.names:
+        return path, _with_all(rows)
+    watched = pq.read_table(path, filesystem=store.fs, columns=["id", "clips"], partitioning=None)
+    clips = watched["clips"].combine_chunks()
+    inside = {
+        "id": pc.struct_field(clips.flatten(), "clip_id"),
+        "video_id": watched["id"].take(pc.list_parent_indices(clips)),
+        "sha256": pc.struct_field(clips.flatten(), "sha256"),
+    }
+    return path, pa.concat_tables([_with_all(rows), _with_all(pa.table(inside))])
+
+
+def _with_all(rows: pa.Table) -> pa.Table:
+    """Return all of ``_LINKS``, those that are not there as nulls."""
     blank = pa.nulls(rows.num_rows, pa.string())
-    texts: dict[str, Any] = {name: rows[name] if name in names else blank for name in _LINKS}
-    return path, pa.table({name: pc.cast(column, pa.string()) for name, column in texts.items()})
+    texts: dict[str, Any] = {n: rows[n] if n in rows.column_names else blank for n in _LINKS}
+    return pa.table({name: pc.cast(column, pa.string()) for name, column in texts.items()})
 
 
 def _any_in(rows: pa.Table, wanted: set[str], columns: Iterable[str]) -> Any:  # noqa: ANN401
     """Say which rows have one of ``wanted`` in one of some columns."""
     values = pa.array(sorted(wanted), pa.string())
     masks = [pc.is_in(rows[name], value_set=values) for name in columns]
-    return masks[0] if len(masks) == 1 else pc.or_(*masks)
+    return reduce(pc.or_, masks)

@@ -19,6 +19,7 @@ from pipelines.forget_find import recipe_of
 from pipelines.job import JobRecord, counts
 from pipelines.pairs import RECORD as PAIRS
 from pipelines.people import SUMMARY, summary
+from pipelines.recipes import Recipe
 from pipelines.record import summarise, tell
 from pipelines.retry import RetriedRun
 from pipelines.seed import digest_row
@@ -30,11 +31,8 @@ _COUNTED = ("rows", "keep", "reject", "error")
 def correct_run(store: Folder, name: str) -> None:
     """Count a run's rows again, and tell of it anew: its records, report and datasheet."""
     run = store / name
-    _correct_fingerprints(store, run)
-    people = run / "people"
-    if people.exists("data") and (told := people.read_json(SUMMARY)):
-        faces = pq.read_table(f"{people.path}/data", filesystem=run.fs)
-        people.write_json(SUMMARY, summary(faces, told["label_steps"]))
+    correct_fingerprints(store, run, "ingest")
+    count_people(run / "people")
     jobs: dict[str, dict[str, Any]] = {}
     for home in run.folders():
         record = home.read_json("job.json")
@@ -63,9 +61,16 @@ def correct_run(store: Folder, name: str) -> None:
     run.write_json("run.json", finished)
 
 
-def _correct_fingerprints(store: Folder, run: Folder) -> None:
+def count_people(people: Folder) -> None:
+    """Count the people of a run again."""
+    if people.exists("data") and (told := people.read_json(SUMMARY)):
+        faces = pq.read_table(f"{people.path}/data", filesystem=people.fs)
+        people.write_json(SUMMARY, summary(faces, told["label_steps"]))
+
+
+def correct_fingerprints(store: Folder, run: Folder, job: str) -> None:
     """Let a later run of the same source find what was fetched, though its seed is another now."""
-    seed, ingest = ((run / job).read_json("job.json") for job in ("seed", "ingest"))
+    seed, ingest = ((run / name).read_json("job.json") for name in ("seed", job))
     if not seed or not ingest or not seed["finished_at"]:
         return
     rows = store / seed["data"]
@@ -76,12 +81,12 @@ def _correct_fingerprints(store: Folder, run: Folder) -> None:
     output = seen.hexdigest()[:16]
 
     def fingerprint(given: str) -> str:
-        return digest("ingest", ingest["settings"], [given], ingest["models"], version(ingest))
+        return digest(job, ingest["settings"], [given], ingest["models"], version(ingest))
 
     if ingest["fingerprint"] == fingerprint(seed["output"]):
         ingest["fingerprint"] = fingerprint(output)
         ingest["output"] = ingest["output"] and ingest["fingerprint"]
-        (run / "ingest").write_json("job.json", ingest)
+        (run / job).write_json("job.json", ingest)
     # Last: until here the fingerprint above can be recognised.
     (run / "seed").write_json("job.json", seed | {"output": output})
 
@@ -94,7 +99,7 @@ def version(record: dict[str, Any]) -> str:
 def _tell_again(store: Folder, name: str, finished: dict[str, Any]) -> None:
     """Write report and datasheet anew, and in their places in the store's own MLflow."""
     recipe = recipe_of(store / name)
-    assert recipe is not None
+    assert isinstance(recipe, Recipe)
     run = RetriedRun(store, name)
     known = set(JobRecord.__dataclass_fields__)
     run.jobs = [
@@ -105,9 +110,14 @@ def _tell_again(store: Folder, name: str, finished: dict[str, Any]) -> None:
     about = summarise(run, recipe, decisions, finished["seconds"])
     report, sheet = tell(run, recipe, decisions, about)
     texts = {"report.html": report, "DATASHEET.md": sheet}
+    replace_artifacts(store, finished["mlflow"], texts)
+
+
+def replace_artifacts(store: Folder, mlflow: str, texts: dict[str, str]) -> None:
+    """Put pages in their places in the store's own MLflow."""
     for path in (store / "mlartifacts").files():
         place = PurePosixPath(path)
-        if finished["mlflow"] and finished["mlflow"] in place.parts and place.name in texts:
+        if mlflow and mlflow in place.parts and place.name in texts:
             store.write(path.removeprefix(f"{store.path}/"), texts[place.name])
 
 

@@ -39,6 +39,20 @@ def feature_folders(home: Folder) -> list[Folder]:
     ]
 
 
+def are_of_videos(folder: Folder) -> bool:
+    """Say whether features are of clips, whose index names the clip of every sample."""
+    path = f"{folder.path}/index.parquet"
+    return "clip" in pq.read_schema(path, filesystem=folder.fs).names
+
+
+def samples_of(folder: Folder, gone: Gone) -> int:
+    """Count the samples of features that are to go."""
+    column = "clip" if are_of_videos(folder) else "id"
+    path = f"{folder.path}/index.parquet"
+    index = pq.read_table(path, filesystem=folder.fs, columns=[column])
+    return pc.sum(gone.among(index[column])).as_py() or 0
+
+
 def learnt_from(homes: Iterable[Folder], gone: Gone, corpora: Iterable[str]) -> Learnt:
     """Find the features that hold rows, and the checkpoints that were trained on their corpora.
 
@@ -50,9 +64,7 @@ def learnt_from(homes: Iterable[Folder], gone: Gone, corpora: Iterable[str]) -> 
     found = Learnt(set(corpora))
     for home in (homes := tuple(homes)):
         for folder in feature_folders(home):
-            path = f"{folder.path}/index.parquet"
-            index = pq.read_table(path, filesystem=home.fs, columns=["id"])
-            if samples := pc.sum(gone.among(index["id"])).as_py():
+            if samples := samples_of(folder, gone):
                 found.features[str(folder)] = samples
                 about = folder.read_json("features.json") or folder.read_json("prepare.json")
                 found.corpora |= {str(about["corpus"])} if about else set()

@@ -115,6 +115,7 @@ class Run:
         inputs: Sequence[str],
         models: Sequence[ModelCard] = (),
         data: str = "",
+        counted: str = ".parquet",
     ) -> JobRecord:
         """Do a job, or find it done.
 
@@ -127,6 +128,7 @@ class Run:
             inputs: The ``output`` of the jobs before.
             models: The models that decide the result.
             data: The folder for the rows, relative to the run; normally inside the job's own.
+            counted: How the files there end whose rows the record counts.
         """
         settings = to_dict(settings)
         cards = tuple(asdict(card) for card in models)
@@ -157,7 +159,7 @@ class Run:
             output=output if isinstance(output, str) else fingerprint,
             seconds=round(time.monotonic() - began, 2),
             finished_at=utc_now(),
-            **counts(self.store / begun.data),
+            **counts(self.store / begun.data, counted),
         )
         home.write_json("job.json", asdict(record))
         (home / "checkpoint").clear()
@@ -180,9 +182,9 @@ class Run:
         return None
 
 
-def counts(data: Folder) -> dict[str, Any]:
+def counts(data: Folder, ending: str = ".parquet") -> dict[str, Any]:
     """Count a job's rows by status, reason and stage, from what it wrote."""
-    files = data.files(".parquet")
+    files = data.files(ending)
     if not files:
         return {}
     rows = pads.dataset(files, filesystem=data.fs, format="parquet", partitioning="hive",

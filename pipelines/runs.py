@@ -19,6 +19,7 @@ from infra.errors import UnreadableSource, nearest
 DEFAULT_STORES = ("store", "features", "trained")
 QUIET_S = 120.0
 """How long a run without a lock may write nothing and still count as running."""
+_KINDS = {False: (5, "lfw64"), True: (8, "video_tiny")}  # jobs, and what to prepare: of videos too
 
 Kind = Literal["curate", "prepare", "train", "evaluate", "release", "deploy", "loop"]
 State = Literal["done", "waiting", "running", "stopped", "failed"]
@@ -103,14 +104,14 @@ def _curated(folder: Path) -> Seen | None:
     record = _json(folder / "run.json")
     state: State = "done" if record.get("finished_at") else _unfinished(folder)
     under_way = [name for name in jobs if name not in ended]
-    rows = record.get("rows")
-    progress = f"{rows:,} rows" if rows is not None else f"{len(ended)} of 5 jobs"
+    rows, (in_all, features) = record.get("rows"), _KINDS["video" in recipe]
+    progress = f"{rows:,} rows" if rows is not None else f"{len(ended)} of {in_all} jobs"
     if under_way and state != "done":
         progress += f", in {under_way[0]}"
     result = f"{record['keep']:,} kept" if "keep" in record else ""
     again = f"visage curate {folder}/recipe.yaml --store {folder.parent}"
     follow = {
-        "done": f"visage prepare lfw64 --corpus {folder} --out features",
+        "done": f"visage prepare {features} --corpus {folder} --out features",
         "running": f"visage runs {folder} --follow",
     }
     return Seen(
@@ -233,18 +234,16 @@ def checkpoints(folder: Path) -> list[Path]:
 def changed(folder: Path) -> dict[str, tuple[object, object]]:
     """Return the settings of a run that its recipe's function does not give: (given, usual)."""
     from infra.configuration import flat, to_dict
-    from pipelines.recipes import RECIPES as CURATIONS
-    from pipelines.recipes import Recipe
+    from pipelines import recipes as pictures
+    from pipelines.video import recipes as videos
     from training.recipes import RECIPES as TRAININGS
     from training.settings import TrainRecipe
 
     given = dict(flat(_recipe(folder)))
     name = str(given.get("name", ""))
-    usual: Any
+    usual: Any = TRAININGS.get(name, lambda: TrainRecipe(name=name))()
     if "source.path" in given:
-        usual = CURATIONS.get(name, lambda: Recipe(name=name))()
-    else:
-        usual = TRAININGS.get(name, lambda: TrainRecipe(name=name))()
+        usual = (pictures.RECIPES | videos.RECIPES).get(name, lambda: pictures.Recipe(name=name))()
     base = dict(flat(to_dict(usual)))
     return {k: (v, base.get(k)) for k, v in given.items() if v != base.get(k)}
 

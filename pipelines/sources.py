@@ -19,6 +19,8 @@ from infra.storage import Folder, open_folder
 from pipelines.recipes import Source
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".wmv",
+          ".ogv", ".3gp")  # fmt: skip
 TABLES: dict[str, Literal["parquet", "csv", "tsv", "json"]] = {
     ".parquet": "parquet", ".csv": "csv", ".tsv": "tsv", ".jsonl": "json", ".ndjson": "json",
 }  # fmt: skip
@@ -47,10 +49,16 @@ class Listing:
     files: tuple[str, ...]
     digest: str
     """Changes when a file is added, removed, resized or touched."""
+    endings: tuple[str, ...] = PICTURES
+    """Of the files in folders and tars that are wanted."""
 
 
-def list_source(source: Source) -> Listing:
+def list_source(source: Source, endings: tuple[str, ...] = PICTURES) -> Listing:
     """Find the files of a source.
+
+    Args:
+        source: Where they are.
+        endings: Of the files in folders and tars that are wanted.
 
     Raises:
         UnreadableSource: There is nothing at the path, or nothing that can be understood.
@@ -69,8 +77,8 @@ def list_source(source: Source) -> Listing:
     if info.type == pafs.FileType.NotFound:
         raise UnreadableSource(str(where), "it does not exist", "Check --source.path.")
     infos = sorted((i for i in infos if i.is_file), key=lambda i: i.path)
-    kind = source.kind if source.kind != "auto" else _guess(where, infos)
-    wanted = {"folder": PICTURES, "table": tuple(TABLES), "urls": (".txt",), "tar": (".tar",)}[kind]
+    kind = source.kind if source.kind != "auto" else _guess(where, infos, endings)
+    wanted = {"folder": endings, "table": tuple(TABLES), "urls": (".txt",), "tar": (".tar",)}[kind]
     chosen = [i for i in infos if i.path.lower().endswith(wanted) or len(infos) == 1]
     if not chosen:
         raise UnreadableSource(
@@ -78,12 +86,12 @@ def list_source(source: Source) -> Listing:
         )
     root = where if info.type == pafs.FileType.Directory else Folder(where.fs, _parent(where.path))
     # Captions beside pictures decide rows too.
-    marked = [i for i in infos if kind != "folder" or i.path.endswith((*PICTURES, ".txt"))]
+    marked = [i for i in infos if kind != "folder" or i.path.endswith((*endings, ".txt"))]
     seen = [[i.path.removeprefix(root.path), i.size, i.mtime_ns] for i in marked]
-    return Listing(kind, root, tuple(i.path for i in chosen), digest(kind, seen))
+    return Listing(kind, root, tuple(i.path for i in chosen), digest(kind, seen), endings)
 
 
-def _guess(where: Folder, infos: list[pafs.FileInfo]) -> Kind:
+def _guess(where: Folder, infos: list[pafs.FileInfo], wanted: tuple[str, ...]) -> Kind:
     """Tell the kind of source from the endings of its files."""
     endings = {PurePosixPath(i.path).suffix.lower() for i in infos}
     if len(infos) == 1 and endings & {".txt"}:
@@ -92,11 +100,12 @@ def _guess(where: Folder, infos: list[pafs.FileInfo]) -> Kind:
         return "table"
     if endings & {".tar"}:
         return "tar"
-    if endings & set(PICTURES):
+    if endings & set(wanted):
         return "folder"
-    cure = "Give a URL table, a .txt of URLs, a folder of pictures or a .tar."
+    what = "pictures" if wanted == PICTURES else "videos"
+    cure = f"Give a URL table, a .txt of URLs, a folder of {what} or a .tar."
     if endings & {".gz", ".tgz", ".zip", ".xz", ".zst"}:
-        cure = "Unpack it first: pictures are read from their place inside a plain .tar."
+        cure = "Unpack it first: files are read from their place inside a plain .tar."
     raise UnreadableSource(str(where), f"nothing in it is understood ({sorted(endings)})", cure)
 
 
@@ -167,7 +176,7 @@ def url_rows(listing: Listing) -> Iterator[dict[str, list[Any]]]:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One picture file of a folder or tar."""
+    """One wanted file of a folder or tar."""
 
     source: str
     """The folder or tar, as a path or URI that a worker can open."""
@@ -180,7 +189,7 @@ class Member:
 
 
 def members(listing: Listing) -> Iterator[Member]:
-    """Yield the pictures of folders and tars, with the caption of a .txt of the same name.
+    """Yield the wanted files of folders and tars, with the caption of a .txt of the same name.
 
     Raises:
         UnreadableSource: A tar is damaged or compressed.
@@ -190,7 +199,7 @@ def members(listing: Listing) -> Iterator[Member]:
         return
     for path in listing.files:
         try:
-            yield from _tar_members(listing.root.fs, path)
+            yield from _tar_members(listing.root.fs, path, listing.endings)
         except tarfile.TarError as error:
             raise UnreadableSource(path, str(error), "It must be a plain, complete .tar.") from None
 
@@ -206,19 +215,19 @@ def _folder_members(listing: Listing) -> Iterator[Member]:
         yield Member(str(root), member, 0, info.size, caption.decode("utf-8", "replace").strip())
 
 
-def _tar_members(fs: pafs.FileSystem, path: str) -> Iterator[Member]:
+def _tar_members(fs: pafs.FileSystem, path: str, endings: tuple[str, ...]) -> Iterator[Member]:
     where = str(Folder(fs, path))
     with fs.open_input_file(path) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
-        pictures: list[tarfile.TarInfo] = []
+        wanted: list[tarfile.TarInfo] = []
         texts: dict[str, str] = {}
         for info in tar:
-            if info.isfile() and info.name.lower().endswith(PICTURES):
-                pictures.append(info)
+            if info.isfile() and info.name.lower().endswith(endings):
+                wanted.append(info)
             elif info.isfile() and info.name.endswith((".txt", ".json")):
                 text = tar.extractfile(info)
                 assert text is not None
                 texts[info.name] = text.read(TEXT_BYTES).decode("utf-8", "replace").strip()
-    for info in pictures:
+    for info in wanted:
         key = info.name.rpartition(".")[0]
         about = _about(texts.get(f"{key}.json", ""))
         caption = texts.get(f"{key}.txt") or about.get("caption", "")

@@ -26,6 +26,7 @@ from training.features import Prepared
 from training.loop import REPORTS, Report, ReportFile, Wish, fit, noticed, read_reports
 from training.settings import Scale, TrainRecipe
 from training.validation import validator
+from training.video_plan import described
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ def train(recipe: TrainRecipe, out: str, console: Console, address: str = "") ->
     prepared = _prepared(recipe)
     name = run_name(recipe, prepared.features.corpus + prepared.features.pairs)
     console.print(f"run {name}, {len(prepared.ids):,} samples", soft_wrap=True, markup=False)
+    if prepared.features.frames:
+        console.print(described(recipe, prepared), soft_wrap=True, markup=False)
     # Before anything is written: a model that cannot be made leaves no run.
     job = None if _many(recipe) else build(recipe)
     store = open_store(out)

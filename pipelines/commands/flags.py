@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
+import yaml
 
 from infra.configuration import from_yaml
 from infra.errors import UnknownKey
@@ -17,9 +18,21 @@ Recipe = TypeVar("Recipe")
 
 def list_recipes(text: str, recipes: Mapping[str, Callable[[], Any]], arguments: list[str]) -> int:
     """Write a verb's help with its recipes; return the exit code."""
-    lines = [f"  {n:<11} {(m.__doc__ or '').splitlines()[0]}" for n, m in recipes.items()]
+    lines = [f"  {n:<20} {(m.__doc__ or '').splitlines()[0]}" for n, m in recipes.items()]
     sys.stdout.write(text.format(recipes="\n".join(lines)))
     return 0 if arguments and arguments[0] in ("-h", "--help") else 2
+
+
+def is_recipe_of(name: str, recipes: Mapping[str, Callable[[], Any]], *, key: str) -> bool:
+    """Tell whether a recipe's name, or a YAML file that holds ``key``, is one of these."""
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml") or not path.is_file():
+        return name in recipes
+    try:
+        held = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return False  # which is said where the file is read
+    return isinstance(held, dict) and key in held
 
 
 def starting_recipe(

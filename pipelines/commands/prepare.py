@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from rich.console import Console
 
-from pipelines.commands.flags import list_recipes, parse, starting_recipe
+from pipelines.commands import prepare_video
+from pipelines.commands.flags import is_recipe_of, list_recipes, parse, starting_recipe
 from pipelines.prepare_recipes import RECIPES, PrepareRecipe, recipe
+from pipelines.video.prepare_recipes import RECIPES as VIDEO_RECIPES
 
 if TYPE_CHECKING:
     from pipelines.prepare_finish import Prepared
@@ -25,7 +27,8 @@ _TRAINS = {
 HELP = """\
 usage: visage prepare RECIPE --corpus RUN --out FOLDER [settings]
 
-Turn a corpus that `visage curate` exported into training features, exactly once.
+Turn a corpus that `visage curate` exported, of pictures or of videos, into training features,
+exactly once.
 
 recipes (or the path of a recipe's YAML file):
 {recipes}
@@ -50,7 +53,9 @@ class Arguments:
 def main(arguments: list[str]) -> int:
     """Parse, prepare, tell."""
     if not arguments or arguments[0].startswith("-"):
-        return list_recipes(HELP, RECIPES, arguments)
+        return list_recipes(HELP, RECIPES | VIDEO_RECIPES, arguments)
+    if is_recipe_of(arguments[0], VIDEO_RECIPES, key="frames"):
+        return prepare_video.main(arguments)
     base = starting_recipe(arguments[0], recipe, lambda name: PrepareRecipe(name=name))
     default = Arguments(recipe=base)
     asked = parse(Arguments, default, arguments[1:], f"visage prepare {arguments[0]}")

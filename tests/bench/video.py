@@ -1,6 +1,8 @@
 """How fast, how exact and how large watching videos is: ``python -m tests.bench.video``.
 
 * ``two-people.mp4`` (9.2 s): seconds against its length, frames decoded, tracks;
+* the same by ``visage curate faceid_video``, from the file to the export;
+* films of photographs of six people: the identities of their clips, across films;
 * synthetic videos with known cuts and people: F1 of the cuts, identities and switches of tracks;
 * two hours at 64 x 48 px and 2 frames a second: the highest memory of the process.
 """
@@ -9,13 +11,22 @@ import argparse
 import json
 import os
 import resource
+import subprocess
+import sys
 import tempfile
 import time
-from itertools import pairwise
+from contextlib import suppress
+from io import BytesIO
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import numpy as np
+import psutil
+import pyarrow.parquet as pq
+from PIL import Image
 
+from pipelines.sample_pages import PERSON, pages
+from pipelines.video.exported import read_clips
 from stages.models.dlib_faces import DlibDetector, DlibEmbedder
 from stages.video.decode import Video
 from stages.video.settings import VideoSettings
@@ -50,6 +61,86 @@ def real(path: Path) -> dict:
         "length_s": facts["duration_s"], "wall_s": out["wall_s"], "cpu_s": out["cpu_s"],
         "frames": facts["frames"], "decoded": out["decoded_frames"], "shots": len(out["shots"]),
         "clips": len(out["clips"]), "looks_by_track": tracks,
+    }  # fmt: skip
+
+
+def curate(source: Path, folder: Path, *flags: str) -> dict:
+    """Carry out ``visage curate faceid_video`` as a user does; return what it says."""
+    command = [str(Path(sys.executable).parent / "visage"), "curate", "faceid_video", "--json"]
+    command += ["--source.path", str(source), "--store", str(folder / "store"), *flags]
+    began, spent = time.perf_counter(), {}
+    with (folder / "told").open("w+") as told, subprocess.Popen(command, stdout=told) as asked:
+        while asked.poll() is None:
+            with suppress(psutil.Error):
+                every = psutil.Process(asked.pid)
+                for each in (every, *every.children(recursive=True)):
+                    spent[each.pid] = sum(each.cpu_times()[:2])
+            time.sleep(0.2)
+        assert asked.returncode == 0
+        told.seek(0)
+        last = told.read().splitlines()[-1]
+    wall_s = time.perf_counter() - began
+    return json.loads(last) | {"wall_s": wall_s, "cpu_s": sum(spent.values())}
+
+
+def curated(path: Path) -> dict:
+    """Curate one video from its file to the export, its layouts and the report.
+
+    Wall time and the processors' time of all processes have all of it, with the start of Python, of
+    Ray and of its workers; the jobs' seconds are from seed to export.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        told = curate(path, Path(folder))
+        run = Path(told["path"])
+        jobs = json.loads((run / "run.json").read_text())["jobs"]
+        watched = pq.read_table(run / "watch/data", columns=["decoded_frames", "video"]).to_pylist()
+    stages = {name: spent for job in jobs for name, (_, spent) in job["stage_seconds"].items()}
+    return {
+        "length_s": told["videos"]["length_s"], "wall_s": told["wall_s"], "cpu_s": told["cpu_s"],
+        "jobs_s": sum(job["seconds"] for job in jobs), "watch_busy_s": stages["Watch"],
+        "frames": sum(row["video"]["frames"] for row in watched),
+        "decoded": sum(row["decoded_frames"] for row in watched),
+        "clips": told["clips"]["rows"], "kept": told["clips"]["keep"], "pairs": told["pairs"],
+        "load": os.getloadavg()[0],
+    }  # fmt: skip
+
+
+SEEN = "portrait.jpg head.jpg shirt.jpg shirt-close.jpg laugh.jpg lace.jpg blonde.png actor.webp"
+
+
+def people(films: int = 2) -> dict:
+    """Curate films of the same people in other orders; count the pairs of clips told right."""
+    bodies = {page.path: page.body for page in pages()}
+    rng = np.random.default_rng(0)
+    truth = {}
+    with tempfile.TemporaryDirectory() as folder:
+        (home := Path(folder, "films")).mkdir()
+        for number in range(films):
+            order = [f"/{name}" for name in rng.permutation(SEEN.split())]
+            shown = [np.asarray(Image.open(BytesIO(bodies[p])).convert("RGB")) for p in order]
+            # Their slow zooms begin elsewhere in every film, so that no two clips are the same.
+            frames = (
+                frame
+                for i, picture in enumerate(shown)
+                for frame in made.grow(picture, 70, (480, 360), faster=0.002 + 0.001 * number,
+                                       aside=0.6 * (-1) ** i)
+            )  # fmt: skip
+            made.write(home / f"{number}.mp4", frames, crf=18)
+            truth[f"{number}.mp4"] = [PERSON[path] for path in order]
+        told = curate(home, Path(folder))
+        clips = read_clips(Path(told["path"], "export"))
+    known = [truth[clip.member][clip.start_frame // 70] for clip in clips]
+    pairs = list(combinations(range(len(clips)), 2))
+    right = sum(
+        bool(clips[i].person and clips[j].person)
+        and (clips[i].person == clips[j].person) == (known[i] == known[j])
+        for i, j in pairs
+    )
+    return {
+        "shots": films * len(SEEN.split()), "clips": told["clips"]["rows"], "kept": len(clips),
+        "reject": told["reject"], "people": len(set(known)),
+        "found": len({clip.person for clip in clips} - {""}), "pairs": len(pairs),
+        "pairs_right": right, "extra_tracks": sum(len(clip.tracks) - 1 for clip in clips),
     }  # fmt: skip
 
 
@@ -152,6 +243,8 @@ def main() -> None:
     asked = asked.parse_args()
     if asked.data:
         print(json.dumps({"real": real(Path(asked.data, "two-people.mp4"))}), flush=True)
+        print(json.dumps({"curated": curated(Path(asked.data, "two-people.mp4"))}), flush=True)
+    print(json.dumps({"people": people()}), flush=True)
     print(json.dumps({"cuts": cuts(asked.videos)}), flush=True)
     print(json.dumps({"identities": identities()}), flush=True)
     print(json.dumps({"passing": passing()}), flush=True)

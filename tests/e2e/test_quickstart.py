@@ -117,6 +117,18 @@ def test_it_goes_on_and_ends_with_a_picture_and_two_answers(finished):
     assert done["signed"]["verdict"] == "made_here"
 
 
+def test_shots_tracks_and_people_of_the_film_are_as_they_were_made(finished):
+    _, done, said = finished
+    film = done["film"]
+    assert film["shots"] > film["clips"] > 1
+    assert [film[f"{each}_right"] for each in ("shots", "clips", "pairs")] == [
+        film[each] for each in ("shots", "clips", "pairs")
+    ]
+    assert "pairs of people are as they were made" in said
+    assert f"{Path(film['path']).name} was finished at" in said
+    assert Path(film["report"]).exists()
+
+
 def test_what_is_drawn_is_more_like_the_person_than_like_anybody_else(finished):
     """Pixels will do: it learnt six people by heart."""
     _, done, _ = finished

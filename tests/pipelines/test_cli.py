@@ -79,7 +79,7 @@ def test_a_dry_run_prints_the_plan_and_touches_nothing(tmp_path):
     )  # fmt: skip
     assert told.returncode == 0
     assert "min_side_px: 77" in told.stdout
-    assert "seed -> ingest -> keep -> dedupe -> people -> export" in told.stdout
+    assert "dedupe -> caption -> captioned -> people -> export" in told.stdout
     assert [p.name for p in tmp_path.iterdir()] == ["t.csv"]
 
 

@@ -219,5 +219,5 @@ def test_nobody_goes_out_without_a_name(tmp_path):
         check_courtesy(recipe, listing)
     check_courtesy(replace(recipe, fetch=FetchSettings(contact="me@lab.example")), listing)
     video = FetchSettings(contact="me@lab.example", types=("video/mp4",))
-    with pytest.raises(BadValue, match="videos are not curated yet"):
+    with pytest.raises(BadValue, match="videos are curated by the recipe faceid_video"):
         check_courtesy(replace(recipe, fetch=video), listing)

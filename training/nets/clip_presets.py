@@ -64,6 +64,16 @@ VISIONS: dict[str, Settings] = {
         "image_size": 32,
         "patch_size": 8,
     },
+    # OpenAI's, at 336 px: of the size of the EVA-CLIP that ConsisID looks through.
+    "clip-l336": {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "projection_dim": 768,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "image_size": 336,
+        "patch_size": 14,
+    },
     "clip-h": {
         "hidden_size": 1280,
         "intermediate_size": 5120,

@@ -50,6 +50,19 @@ class ImageEncoder:
         return states
 
     @torch.inference_mode()
+    def layers(
+        self, pictures: Float[Tensor, "B 3 height width"], count: int
+    ) -> tuple[Float[Tensor, "B count tokens dim"], Float[Tensor, "B pooled"]]:
+        """Return the states of some layers, evenly apart and not the last, and ``pooled``.
+
+        Of 24 layers the 4th, 8th, 12th, 16th and 20th, as ConsisID (arXiv:2411.17440) takes them.
+        """
+        told = self._model(self._ready(pictures), output_hidden_states=True)
+        depth = len(told.hidden_states) - 1
+        chosen = [round(depth * (k + 1) / (count + 1)) for k in range(count)]
+        return torch.stack([told.hidden_states[k] for k in chosen], dim=1), told.image_embeds
+
+    @torch.inference_mode()
     def pooled(self, pictures: Float[Tensor, "B 3 height width"]) -> Float[Tensor, "B dim"]:
         """Return the projected vectors whose cosine is CLIP-I, not normalised."""
         embeds: Tensor = self._model(self._ready(pictures)).image_embeds
@@ -85,7 +98,7 @@ def load_image_encoder(
     """Load CLIP's vision tower.
 
     Args:
-        reference: ``random:tiny-clip``, ``random:clip-h``, or ``file:<folder>`` of the model, or of
+        reference: ``random:tiny-clip``, ``random:clip-h``, ``random:clip-l336``, or ``file:<folder>`` of the model, or of
             a pipeline that holds ``image_encoder/``.
         device: Where it runs.
         dtype: Precision of its weights and states.

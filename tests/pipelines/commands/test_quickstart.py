@@ -26,7 +26,7 @@ def shown(tmp_path_factory):
         cwd=home, capture_output=True, text=True, timeout=200, check=False,
     )  # fmt: skip
     assert told.returncode == 0, told.stderr
-    (record,) = (home / "here/store").glob("*/run.json")
+    (record,) = (home / "here/store").glob("quickstart-*/run.json")
     return home, told, json.loads(record.read_text())
 
 
@@ -47,6 +47,14 @@ def test_people_are_kept_and_every_row_is_accounted_for(shown):
     assert record["rows"] == record["keep"] + sum(
         [*record["reject"].values(), *record["error"].values()]
     )
+
+
+def test_a_film_is_curated_too_and_held_against_the_truth(shown):
+    home, told, _ = shown
+    (line,) = [line for line in told.stdout.splitlines() if line.startswith("film ")]
+    assert "4 of 4 shots, 3 of 3 tracks and 3 of 3 pairs of people" in line
+    (report,) = (home / "here/store").glob("faceid_video-*/report.html")
+    assert str(report) in told.stdout
 
 
 def test_it_ends_by_saying_where_things_are_and_what_to_try(shown):

@@ -1,0 +1,1 @@
+"""Videos curated into clips of people: the jobs, and what they leave for others."""
