@@ -6,6 +6,7 @@ from infra.configuration import to_yaml
 from training.card_adapters import ADAPTER_KINDS, adapter_loading
 from training.card_research import RESEARCH_KINDS, research_loading
 from training.card_subject import SUBJECT_KINDS, subject_loading
+from training.card_video import VIDEO_KINDS, video_loading
 from training.features import Features
 from training.settings import TrainRecipe
 
@@ -30,6 +31,7 @@ _KINDS = (
     | ADAPTER_KINDS
     | RESEARCH_KINDS
     | SUBJECT_KINDS
+    | VIDEO_KINDS
 )
 
 _BASES = {"base": "itself", "arc2face": "itself, which began as `{}`"}
@@ -158,6 +160,8 @@ def _loading(recipe: TrainRecipe) -> str:
     method = recipe.method
     if (method.kind, "") in SUBJECT_KINDS:
         return subject_loading(recipe)
+    if (method.kind, "") in VIDEO_KINDS:
+        return video_loading(recipe)
     visage = f"In Visage, with raw `identity` vectors (samples x numbers):\n\n{_DRAW}"
     if (method.kind, "") in ADAPTER_KINDS:
         return adapter_loading(recipe, visage)

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from infra.errors import BadValue
+from training.chances import chances
 from training.features import Prepared
 from training.noise import correlated
 from training.order import Order
@@ -80,12 +81,16 @@ class Batches:
         share = self.recipe.batch // world
         mine = slice(rank * share, (rank + 1) * share)
         positions = np.arange(self.recipe.batch)[mine] + step * self.recipe.batch
-        targets = self._with_others(self._order.at(step)[mine], positions)
+        targets = self._with_others(self._targets(step)[mine], positions)
         size = min(self.recipe.microbatch, share)
         return [
             self._read(targets[at : at + size], positions[at : at + size])
             for at in range(0, share, size)
         ]
+
+    def _targets(self, step: int) -> Int64[np.ndarray, " batch"]:
+        """Return what one step is of, in its order."""
+        return self._order.at(step)
 
     def _read(
         self, targets: Int64[np.ndarray, " batch"], positions: Int64[np.ndarray, " batch"]
@@ -103,7 +108,12 @@ class Batches:
             batch["is_prior"] = torch.from_numpy(self._of_others(positions))
         all_of_them = self.recipe.steps * self.recipe.batch
         batch["progress"] = torch.from_numpy(positions / all_of_them).float()
-        return batch | self._draw(positions, batch["latents"].shape[1:])
+        if self.prepared.features.frames:
+            batch |= chances(self.recipe.seed, positions.tolist(), batch.get("reference_latents"))
+        shape = batch["latents"].shape[1:]
+        if self.recipe.video.frames and not self.prepared.features.frames:
+            shape = torch.Size([shape[0], self.recipe.video.frames, *shape[1:]])
+        return batch | self._draw(positions, shape)
 
     def _of_others(self, positions: Int64[np.ndarray, " batch"]) -> Bool[np.ndarray, " batch"]:
         """Say at which positions somebody of the class comes: evenly, a share of any stretch."""

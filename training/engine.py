@@ -44,8 +44,12 @@ class Engine(ABC):
         self.device = (
             torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
         )
-        self.group = Group(self.device)
+        self.group = Group(self.device, recipe.scale.sequence)
         self.method = method.to(self.device)
+        if self.group.sequence > 1:
+            from training.nets.sequence import divide
+
+            divide(getattr(method, "network", None), self.group.neighbours())
         self.weights = method.optimised()
         self.half = HALVES.get(recipe.scale.precision)
         self.average: Average | None = None
@@ -70,7 +74,7 @@ class Engine(ABC):
     @property
     def validates(self) -> bool:
         """Whether this worker takes part in drawing and scoring."""
-        return self.group.leads
+        return self.group.leads or self.group.sequence > 1
 
     def averaged(self) -> AbstractContextManager[None]:
         """Put the moving average in place of the trained weights while a block runs."""
@@ -180,8 +184,13 @@ def halve_frozen(method: Method, half: torch.dtype) -> None:
     stays float32, and so do codec and identity network, whose errors would be the loss's.
     """
     for name, weight in method.named_parameters():
-        if name.startswith("unet.") and not weight.requires_grad:
+        if halved(name) and not weight.requires_grad:
             weight.data = weight.data.to(half)
+
+
+def halved(name: str) -> bool:
+    """Tell by its name whether a weight is the diffusion network's, of pictures or of videos."""
+    return name.startswith(("unet.", "network."))
 
 
 class Average:

@@ -151,10 +151,10 @@ def _one_step(
     engine: Engine, batches: Batches, recipe: TrainRecipe, step: int, tally: _Tally
 ) -> Moved:
     """Take one optimiser step."""
-    part = recipe.batch // engine.group.world
+    part = recipe.batch // engine.group.parts
     share = min(recipe.microbatch, part) / part
     reading = time.perf_counter()
-    for batch in batches.micro(step, engine.group.rank, engine.group.world):
+    for batch in batches.micro(step, engine.group.part, engine.group.parts):
         tally.data_s += time.perf_counter() - reading
         for name, loss in engine.micro(batch, share).items():
             # Summed where it is: reading a number would make the device wait.

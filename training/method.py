@@ -34,11 +34,13 @@ these. If they were prepared: ``motion`` (as ``mask``: optical flow of the perso
 sample's own fastest), ``reference_latents`` (channels x height x width: the reference face),
 ``face_states`` (layers x tokens x width: of several layers of an image encoder, of the reference
 face), ``face_pooled`` (width: that encoder's vector of it) and ``attributes_text`` (tokens x
-width: the caption of the person alone).
+width: the caption of the person alone). Drawn for the step: ``lots`` (4, uniform in 0 to 1) and
+``reference_noise`` (as ``reference_latents``); see ``training.chances``.
 
 Losses look for
 ``negative_identity`` (somebody else's vector), ``edit_text`` with ``edit_pooled`` (another prompt)
-and ``clip_text`` (CLIP's vector of the prompt), which whoever makes the batches may add."""
+and ``clip_text`` (CLIP's vector of the prompt), which whoever makes the batches may add; those of
+pairs for ``loser_latents`` (as ``latents``, which are then the better of the two)."""
 
 
 @dataclass(frozen=True, kw_only=True)

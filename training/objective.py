@@ -25,9 +25,10 @@ from training.objectives.fair import fair
 from training.objectives.identity import identity
 from training.objectives.identity_adversary import identity_adversary, make_adversary
 from training.objectives.localise import localise
+from training.objectives.motion import motion
 from training.objectives.prior import prior
 from training.objectives.reward import reward
-from training.objectives.step import Gives, Step, Term, Tools
+from training.objectives.step import Gives, Step, Term, Tools, needed
 from training.objectives.triplet import triplet
 from training.objectives.video_identity import video_identity
 from training.settings import LossSettings
@@ -40,24 +41,27 @@ def _mse(_: Tools, step: Step) -> Float[Tensor, ""]:
     return weighted_mean(mse(step.pred, step.noised.target), step.weight)
 
 
-def _masked(_: Tools, step: Step) -> Float[Tensor, ""]:
-    return weighted_mean(masked(step.pred, step.noised.target, step.batch["mask"]), step.weight)
+def _masked(tools: Tools, step: Step) -> Float[Tensor, ""]:
+    cure = "prepare the pictures with masks of the faces, or set it to 0."
+    mask = needed(step.batch, "mask", "masked", tools.settings.masked, cure)
+    return weighted_mean(masked(step.pred, step.noised.target, mask), step.weight)
 
 
 LOSSES: dict[str, Term] = {
     "mse": Term(_mse),
     "masked": Term(_masked),
-    "identity": Term(identity, sees=True),
-    "triplet": Term(triplet, sees=True),
+    "identity": Term(identity, sees=True, still=True),
+    "triplet": Term(triplet, sees=True, still=True),
     "localise": Term(localise, ("attention",)),
     "fair": Term(fair, ("residuals",)),
     "edit_direction": Term(edit_direction, ("ask", "base", "more")),
     "prior": Term(prior),
+    "motion": Term(motion),
     "contrastive_disentangle": Term(contrastive_disentangle, ("ask", "embed")),
     "decorrelate": Term(decorrelate, ("embed",), network=make_projection),
     "identity_adversary": Term(identity_adversary, network=make_adversary),
     "reward": Term(reward, ("ask",), sees=True),
-    "enhanced_contrast": Term(enhanced_contrast, ("ask", "more"), sees=True),
+    "enhanced_contrast": Term(enhanced_contrast, ("ask", "more"), sees=True, still=True),
     "dpo": Term(dpo, ("ask", "base")),
     "ipo": Term(ipo, ("ask", "base")),
     "video_identity": Term(video_identity, sees=True),
@@ -90,7 +94,7 @@ class Objective(nn.Module):
         gives: What the method shows beside its prediction, in each call.
 
     Raises:
-        BadValue: A loss needs what the method does not give.
+        BadValue: A loss needs what the method does not give, or is of pictures only.
     """
 
     def __init__(
@@ -108,6 +112,9 @@ class Objective(nn.Module):
             name: weight for name, weight in weights.items() if weight > 0 or name == "mse"
         }
         for name in (name for name in self.weights if weights[name] > 0):
+            if LOSSES[name].still and features.frames:
+                cure = "these are videos; use losses.video_identity, and set it to 0."
+                raise BadValue(f"losses.{name}", weights[name], cure)
             for need in LOSSES[name].needs:
                 if not getattr(gives, need):
                     raise BadValue(f"losses.{name}", weights[name], _CURES[need])
@@ -120,6 +127,10 @@ class Objective(nn.Module):
         # No module: the codec, which it holds, is the method's.
         known: Any = self.identity_loss
         self.tools = Tools(settings, schedule, codec, features, gives, known)
+        if settings.reward_scorer and "reward" in self.weights:
+            from training.preference import Preference
+
+            self.tools.aesthetic = Preference(settings.reward_scorer)
         self.networks = self.tools.networks
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)

@@ -7,6 +7,7 @@ from infra.configuration import named
 from training.recipes_adapters import ADAPTER_RECIPES
 from training.recipes_research import RESEARCH_RECIPES
 from training.recipes_subject import SUBJECT_RECIPES
+from training.recipes_video import VIDEO_RECIPES
 from training.settings import (
     BaseModelSettings,
     DropSettings,
@@ -158,7 +159,10 @@ RECIPES: dict[str, Callable[[], TrainRecipe]] = {
     for make in (tiny, lfw64, lfw64_base, lfw64_adapter, ip_adapter_faceid_sd15,
                  ip_adapter_faceid_sdxl_8xh200, instant_id_sdxl, arc2face_sd15)
 }  # fmt: skip
-RECIPES |= {make.__name__: make for make in (*ADAPTER_RECIPES, *RESEARCH_RECIPES, *SUBJECT_RECIPES)}
+RECIPES |= {
+    make.__name__: make
+    for make in (*ADAPTER_RECIPES, *RESEARCH_RECIPES, *SUBJECT_RECIPES, *VIDEO_RECIPES)
+}
 
 
 def recipe(name: str) -> TrainRecipe:

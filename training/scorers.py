@@ -123,7 +123,10 @@ class Scorer:
 
     def _pixels(self, pictures: UInt8[np.ndarray, "pictures height width 3"]) -> Tensor:
         device = self.network.device
-        pixels = torch.from_numpy(pictures).to(device).permute(0, 3, 1, 2).float() / 255
+        return self.ready(torch.from_numpy(pictures).to(device).permute(0, 3, 1, 2).float() / 255)
+
+    def ready(self, pixels: Float[Tensor, "B 3 height width"]) -> Float[Tensor, "B 3 side side"]:
+        """Bring pictures, RGB in 0 to 1, to what the network takes; differentiable."""
         scale = self.size_px / min(pixels.shape[2:])
         high, wide = (round(side * scale) for side in pixels.shape[2:])
         pixels = nn.functional.interpolate(
@@ -131,7 +134,7 @@ class Scorer:
         ).clamp(0, 1)
         top, left = (high - self.size_px) // 2, (wide - self.size_px) // 2
         pixels = pixels[:, :, top : top + self.size_px, left : left + self.size_px]
-        mean, std = (torch.tensor(each, device=device) for each in (self.mean, self.std))
+        mean, std = (torch.tensor(each, device=pixels.device) for each in (self.mean, self.std))
         return (pixels - mean[:, None, None]) / std[:, None, None]
 
 

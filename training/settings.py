@@ -99,14 +99,15 @@ class MethodSettings:
     encoder); `portrait` takes several reference faces, 16 tokens each as published, no LoRA."""
     tokens: int = 4
     """base, ip_adapter_faceid, instant_id: identity tokens that the vector is projected to;
+    id_animator: of the face's image, 16 in the paper;
     photo_verse: pseudo-words, and as many tokens of the image; stable_identity: 2, a name's;
     sefi_ide: of the word."""
     shortcut: bool = True
     """plus: add the image's part to the identity tokens (V2) instead of replacing them (V1)."""
     lora_rank: int = 0
-    """ip_adapter_faceid, consistent_id: rank of the LoRA on all attention layers (128 in the
-    papers); lora, dis_booth: the same (4 as published); photo_verse: on keys and values of
-    cross-attention; 0: none."""
+    """ip_adapter_faceid, consistent_id, id_animator: rank of the LoRA on all attention layers (128
+    in the papers), but motion modules'; lora, dis_booth: the same (4 as published); magic_id: on
+    motion modules' too; photo_verse: on keys and values of cross-attention; 0: none."""
     sparsity: float = 0.0
     """photo_verse: weight of the mean size of a pseudo-word's numbers, and a tenth of it that of
     the image branch's values; 0.01 as published."""
@@ -133,7 +134,8 @@ class MethodSettings:
     class_word: str = "person"
     """How everybody else of the class is called."""
     start: str = ""
-    """pva: the export of a run over many people that tuning to one begins at, `file:<folder>`."""
+    """pva: the export of a run over many people that tuning to one begins at, `file:<folder>`;
+    magic_id: that of a run on the person's own videos."""
     face_attention: float = 0.003
     """sefi_ide: weight of the loss that lets the word look where the class' word would."""
 
@@ -212,6 +214,8 @@ class Scale:
     use_gpu: bool = False
     zero_stage: Literal[0, 1, 2, 3] = 0
     """DeepSpeed ZeRO: 0 shares nothing, 3 shares optimiser state, gradients and weights."""
+    sequence: int = 1
+    """CogVideoX, ConsisID: so many workers share each sample's tokens (arXiv:2309.14509)."""
     offload: bool = False
     """Keep the optimiser's state in the memory of the CPU; of ZeRO 1 to 3."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -227,6 +231,9 @@ class Scale:
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise BadValue("scale.workers", self.workers, "give 1 or more.")
+        if self.sequence < 1 or self.workers % self.sequence:
+            cure = f"give a divisor of scale.workers ({self.workers})."
+            raise BadValue("scale.sequence", self.sequence, cure)
         if self.offload and not self.zero_stage:
             raise BadValue("scale.offload", True, "give scale.zero_stage 1, 2 or 3 with it.")
 
@@ -270,11 +277,13 @@ class TrainRecipe:
         if self.validate_people and self.method.per_subject:
             cure = f"{self.method.kind} learns one person; set it to 0."
             raise BadValue("validate_people", self.validate_people, cure)
-        if self.batch % self.scale.workers:
-            raise BadValue(
-                "batch", self.batch, f"give a multiple of scale.workers ({self.scale.workers})."
-            )
-        share = self.batch // self.scale.workers
+        parts = self.scale.workers // self.scale.sequence
+        if self.batch % parts:
+            cure = f"give a multiple of scale.workers ({parts})."
+            if self.scale.sequence > 1:
+                cure = f"give a multiple of scale.workers by scale.sequence ({parts})."
+            raise BadValue("batch", self.batch, cure)
+        share = self.batch // parts
         if share % min(self.microbatch, share):
             raise BadValue(
                 "microbatch", self.microbatch, f"give a divisor of each worker's share, {share}."

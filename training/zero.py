@@ -90,7 +90,7 @@ class ZeroEngine(Engine):
         self._seen = 0.0
 
     def _config(self) -> dict[str, Any]:
-        scale, share = self.recipe.scale, self.recipe.batch // self.group.world
+        scale, share = self.recipe.scale, self.recipe.batch // self.group.parts
         zero: dict[str, Any] = {"stage": scale.zero_stage}
         if scale.zero_stage == 3:
             # Small weights too leave the workers after use: averages are put into slices, and a
@@ -111,7 +111,7 @@ class ZeroEngine(Engine):
     @property
     def validates(self) -> bool:
         """All of stage 3: the frozen weights as well are gathered layer by layer, by everybody."""
-        return self.group.leads or self.stage == 3
+        return super().validates or self.stage == 3
 
     def micro(self, batch: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
         """Go forward and backward on one microbatch."""

@@ -35,7 +35,10 @@ CLIP_H = ("random:clip-h", (257, 1280))
 UNFIT = {
     "base": "it learns a small network of its own, on no base",
     "pva": "its base is one for inpainting, of which there is no preset",
-}
+} | dict.fromkeys(
+    ("id_animator", "consis_id", "proteus_id", "personal_video", "magic_id"),
+    "its base draws videos: `python -m tests.bench.train --video`",
+)
 """Kinds that have no place in the table, and why."""
 _TRAINED_WHOLE = ("arc2face",)
 _BYTES_PER_TRAINED, _BYTES_PER_FROZEN = 16, 4

@@ -9,6 +9,7 @@ Side by side in one process, by turns, at equal batch, on random weights of true
 
 ``--workers`` measures what Ray and DeepSpeed add instead: the bare loop, the loop with ZeRO 1 in
 one process, and both under Ray Train with one worker. What is not installed is left out, and said.
+``--video`` measures bases of videos; see ``train_video``.
 
 Model FLOP utilisation (MFU) is the work of the adapter's forward and backward pass, counted by
 ``torch.utils.flop_counter`` on tensors without memory, over time and over the device's peak;
@@ -236,6 +237,10 @@ def show(result: Result) -> None:
 
 def main() -> None:
     """Measure and print."""
+    if "--video" in sys.argv:
+        from tests.bench import train_video
+
+        return train_video.main(sys.argv[1:])
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

@@ -4,6 +4,7 @@ Shapes: B samples, C channels, T frames, H rows, W columns of latents; F frames 
 """
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from functools import reduce
 from pathlib import Path
@@ -30,6 +31,7 @@ from training.objective import Objective
 from training.objectives.step import Ask, Drop, Gives
 from training.sampler import Predict, draw, first_noise, latent_px
 from training.settings import TrainRecipe
+from training.video_latents import check_latents
 
 
 class OnVideo(Method):
@@ -63,7 +65,8 @@ class OnVideo(Method):
         self.schedule = NoiseSchedule(recipe.base)
         self.network = self._load()
         self._check_features()
-        self.codec = load_video_codec(features.codec, folder)
+        check_latents(features, recipe.base, folder)
+        self.codec = load_video_codec(features.codec, folder, tiled=recipe.video.tiled)
         self.conditions = VideoConditions(
             recipe.method,
             features,
@@ -98,17 +101,29 @@ class OnVideo(Method):
         """Return the published name of each trained weight."""
         return {name: name for name in self.trainable()}
 
+    def _published(self, named: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Bring weights, which have their published names, into their published shapes."""
+        return named
+
+    def _adopted(self, published: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Undo ``_published``."""
+        return published
+
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return ``loss`` and its terms; see ``Batch`` for what is read."""
         noised = self.schedule.noised(batch["latents"], batch["noise"], batch["time"])
         no_identity, no_text = dropped(batch["drop"], self.recipe.drop)
         told = self.conditions.without(self.conditions.whole(batch), no_identity, no_text)
-        pred = self._predict(noised.z_t, noised.t, told)
+        pred = self._main(noised, told)
         shown: dict[str, Any] = {"prompted": ~no_text}
         if self.objective.needs("ask"):
             shown["ask"] = self._asking(batch, noised)
         losses: dict[str, Tensor] = self.objective(pred, noised, batch, ~no_identity, **shown)
         return losses
+
+    def _main(self, noised: Noised, told: Told) -> Float[Tensor, "B C T H W"]:
+        """Make the prediction that most losses look at."""
+        return self._predict(noised.z_t, noised.t, told)
 
     def _asking(self, batch: Batch, noised: Noised) -> Ask:
         """Return what asks the network again; see ``Ask``."""
@@ -197,7 +212,7 @@ class OnVideo(Method):
         folder.mkdir(parents=True, exist_ok=True)
         weights = self.trainable()
         named = {theirs: weights[ours] for ours, theirs in self._names().items()}
-        save_tensors(folder / self.file, named)
+        save_tensors(folder / self.file, self._published(named))
         self._save_more(folder)
         write_export(
             folder, self.recipe, self.features, self.codec, self.conditions.held, self.base
@@ -210,7 +225,8 @@ class OnVideo(Method):
         """Return the weights of an export; see ``Method.read``."""
         read_matching(folder, self.recipe, self.features, self.base)
         path = folder / self.file
-        return renamed(read_tensors(path), self.trainable(), self._names(), path)
+        held = self._adopted(read_tensors(path))
+        return renamed(held, self.trainable(), self._names(), path)
 
     def adapter_off(self) -> AbstractContextManager[None]:
         """Be the base model while the context lasts."""

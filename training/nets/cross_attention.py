@@ -59,7 +59,8 @@ class CrossAttention:
         """
         self.unet, self.lora_rank, self._copies = unet, lora_rank, dict(copies)
         self._plain = dict(unet.attn_processors)
-        self.attention = tuple(self._plain)
+        # AnimateDiff's motion modules have processors too, and these look at time, not at text.
+        self.attention = tuple(name for name in self._plain if "motion_modules" not in name)
         self.scale = 1.0
         if not alternates(self.attention):
             raise BadValue(
@@ -88,18 +89,22 @@ class CrossAttention:
     def published_names(self, prefix: str, own: Mapping[str, str]) -> dict[str, str]:
         """Return the published name of each of our names, ``<prefix>.<layer's number>.<weight>``.
 
+        With motion modules around, diffusers counts them where it reads a LoRA, and not where it
+        reads keys and values; so do these names.
+
         Args:
             prefix: Of all of them.
             own: Each weight of a processor, and what it is published as.
         """
         numbers = {name: i for i, name in enumerate(self.attention)}
+        places = {name: i for i, name in enumerate(self._plain)}
         names = {
             f"{name}.{ours}": f"{prefix}.{numbers[name]}.{theirs}"
             for name in self.attention[1::2]
             for ours, theirs in own.items()
         }
         return names | {
-            ours: f"{prefix}.{numbers[name]}.{theirs}_lora.{way}.weight"
+            ours: f"{prefix}.{places[name]}.{theirs}_lora.{way}.weight"
             for ours, (name, theirs, way) in self._lora_names().items()
         }
 

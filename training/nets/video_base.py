@@ -44,14 +44,16 @@ def ask(
         text: States of the prompt.
         faces: Of AnimateDiff with an IP-Adapter in it: what its projection is told.
         beside: Of CogVideoX: latents that stand beside the noisy ones in more channels.
-        more: Of networks that grew out of CogVideoX: what else their ``forward`` takes.
+        more: What else the network's ``forward`` takes.
     """
     dtype = network.dtype
     if not is_transformer(network):
         added = None if faces is None else {"image_embeds": [each.to(dtype) for each in faces]}
         # The network repeats the faces for each frame, and leaves the text to its caller.
         words = text.to(dtype).repeat_interleave(z_t.shape[2], dim=0)
-        pred = network(z_t.to(dtype), t, words, added_cond_kwargs=added, return_dict=False)[0]
+        pred = network(
+            z_t.to(dtype), t, words, added_cond_kwargs=added, return_dict=False, **(more or {})
+        )[0]
         return torch.as_tensor(pred).float()
     given = z_t if beside is None else torch.cat([z_t, beside], dim=1)
     pred = network(

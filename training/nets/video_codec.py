@@ -5,6 +5,7 @@ Shapes: B samples of F frames, C channels, T frames of latents.
 
 from pathlib import Path
 
+from diffusers.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -55,7 +56,7 @@ class CausalCodec(nn.Module):
         self.scale = float(self.vae.config["scaling_factor"])
         self.per_latent = int(self.vae.config["temporal_compression_ratio"])
         if tiled:
-            self.vae.enable_tiling()
+            _tile(self.vae)
             self.vae.enable_slicing()
 
     def encode(
@@ -85,6 +86,23 @@ class CausalCodec(nn.Module):
             raise BadValue("sampling.frames", latents.shape[2], "give an odd number.")
         pictures: Tensor = self.vae.decode(latents / self.scale).sample
         return pictures / 2 + 0.5
+
+
+def _tile(vae: AutoencoderKLCogVideoX) -> None:
+    """Let it work on tiles that overlap by whole latents; by others they would not meet.
+
+    The overlaps of its own, a sixth and a fifth, are whole for the published size alone.
+    """
+
+    def whole(latents: int, share: float) -> float:
+        return max(1, round(latents * share)) / latents
+
+    vae.enable_tiling(
+        tile_overlap_factor_height=whole(
+            vae.tile_latent_min_height, vae.tile_overlap_factor_height
+        ),
+        tile_overlap_factor_width=whole(vae.tile_latent_min_width, vae.tile_overlap_factor_width),
+    )
 
 
 def load_video_codec(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from infra.errors import BadValue
 from training.objectives.step import ENOUGH_SIGNAL, Step, Tools, signal
 
 
@@ -45,7 +46,13 @@ def see(tools: Tools, step: Step) -> Seen:
 
     At least one, counted as 0: with ZeRO 3 decoding takes all workers, also those whose samples
     show nobody.
+
+    Raises:
+        BadValue: These are videos.
     """
+    if step.pred.ndim != 4:
+        cure = "these are videos; use losses.video_identity, and set it to 0."
+        raise BadValue("losses", "identity, triplet or enhanced_contrast", cure)
     if "seen" not in step.held:
         rows, counted = showing(step)
         noised = step.noised

@@ -1,8 +1,10 @@
 """Pictures are drawn, scored, and the score sent back through the last steps of the drawing.
 
-Shapes: B samples, C channels, H rows, W columns of latents.
+Shapes: B samples, C channels, T frames of videos, H rows, W columns of latents; K frames that are
+looked at of each video, 1 of a picture; N pictures, B x K.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from infra.errors import BadValue
 from training.method import Batch
 from training.noise import STEPS
 from training.objectives.step import Reward, Step, Tools, needed
+from training.objectives.video_identity import frames_at, spread_over
 
 FROM_T = 800
 """Where drawing begins: at the target with this much noise."""
@@ -33,32 +36,53 @@ def reward(tools: Tools, step: Step) -> Float[Tensor, ""]:
     (``clip_t``) and stop where it falls. Recorded: ``reward_identity``, ``reward_aesthetic``, and
     ``reward_`` with each watched name.
 
+    Of a video d and R are means over ``video_identity_frames`` of the frames in which the target's
+    face is seen. With c = ``reward_semantic``
+
+    L = 1/B sum_i [d_i - a R_i + c KL(softmax_k R(y_ik) || softmax_k R(x_ik))]
+
+    where k are these frames, and y_i is what the frozen base draws of the same noise: the tuned
+    model may not change which moments look best, so that it keeps the base's motion. Recorded:
+    ``reward_semantic``.
+
     References:
         ID-Aligner, arXiv:2404.15449 (weights 0.2 and 0.001: set ``losses.reward`` to 0.2 and
         ``reward_aesthetic`` to 0.005); ReFL of ImageReward, arXiv:2304.05977. Both begin from
         noise, and ID-Aligner then detects the face. Here the target with noise of time 800 is
-        begun from: the face stays where its landmarks are, and no detector runs.
+        begun from: the face stays where its landmarks are, and no detector runs. PersonalVideo,
+        arXiv:2411.17048: both rewards on videos, R its HPSv2. Which way its divergence goes is not
+        published: here what the base prefers may not be lost.
 
     Raises:
-        BadValue: Looks are to count, and nothing scores them.
+        BadValue: Looks are to count, and nothing scores them; or those of pictures are to be like a
+            base's; or this method has none.
     """
-    share = tools.settings.reward_aesthetic
-    if share > 0 and tools.aesthetic is None:
-        raise BadValue(
-            "losses.reward_aesthetic", share, "set Objective.tools.aesthetic, or set it to 0."
-        )
+    share, semantic = tools.settings.reward_aesthetic, tools.settings.reward_semantic
+    scored = {"reward_aesthetic": share, "reward_semantic": semantic}
+    for name, weight in scored.items():
+        if weight > 0 and tools.aesthetic is None:
+            cure = "name losses.reward_scorer, or set Objective.tools.aesthetic, or set it to 0."
+            raise BadValue(f"losses.{name}", weight, cure)
+    if semantic > 0 and (step.pred.ndim != 5 or not tools.gives.base):
+        cure = "it compares the frames of a video with the frozen base's; set it to 0."
+        raise BadValue("losses.reward_semantic", semantic, cure)
     assert tools.identity is not None
-    pictures = tools.pictures(_drawn(tools, step))
-    vectors = tools.identity.vectors(pictures, step.batch["landmarks"])
-    far = tools.identity.apart(vectors, step.batch["target_identity"])
+    looked = _looked_at(step, tools.settings.video_identity_frames)
+    pictures = _pictures(tools, _drawn(tools, step), looked)
+    vectors = tools.identity.vectors(pictures, looked.landmarks)
+    far = looked.mean(tools.identity.apart(vectors, looked.batch["target_identity"]))
     step.record["reward_identity"] = -far.detach().mean()
-    if share > 0 and tools.aesthetic is not None:
-        looks = tools.aesthetic(pictures, step.batch)
+    if tools.aesthetic is not None and max(scored.values()) > 0:
+        looks = tools.aesthetic(pictures, looked.batch)
         step.record["reward_aesthetic"] = looks.detach().mean()
-        far = far - share * looks
+        far = far - share * looked.mean(looks)
+        if semantic > 0:
+            drift = _drift(tools, step, looked, tools.aesthetic, looks)
+            step.record["reward_semantic"] = -drift.detach().mean()
+            far = far + semantic * drift
     for name, score in tools.watch.items():
         with torch.no_grad():
-            step.record[f"reward_{name}"] = score(pictures.detach(), step.batch).mean()
+            step.record[f"reward_{name}"] = score(pictures.detach(), looked.batch).mean()
     return (far * step.asked).mean()
 
 
@@ -80,7 +104,63 @@ def clip_t(scorer: Any) -> Reward:  # noqa: ANN401 - importing ``Scorer`` brings
     return score
 
 
-def _drawn(tools: Tools, step: Step) -> Float[Tensor, "B C H W"]:
+@dataclass(frozen=True)
+class _Looked:
+    """Which pictures are scored."""
+
+    batch: Batch
+    """The microbatch, each sample as often as it is looked at."""
+    landmarks: Float[Tensor, "N 5 2"]
+    there: Float[Tensor, "B K"]
+    """1 for each that counts."""
+    at: Int64[Tensor, "B K"] | None = None
+    """Latent frames of videos."""
+
+    def mean(self, scores: Float[Tensor, " N"]) -> Float[Tensor, " B"]:
+        """Return each sample's mean over what counts of it; 0 where nothing does."""
+        counted = torch.where(self.there > 0, scores.view_as(self.there), 0.0)
+        return counted.sum(dim=1) / self.there.sum(dim=1).clamp(min=1)
+
+
+def _looked_at(step: Step, frames: int) -> _Looked:
+    """Choose what is looked at: pictures whole, of videos some frames in which the face is."""
+    landmarks = step.batch["landmarks"]
+    if step.pred.ndim == 4:
+        return _Looked(step.batch, landmarks, torch.ones_like(step.batch["time"])[:, None])
+    # What the times of the drawing leave of the draw: uniform, and independent of these.
+    turn = (step.batch["time"] * STEPS).frac()
+    at, there = spread_over(step.batch["seen"] > 0, frames, turn)
+    points = landmarks.gather(1, at[..., None, None].expand(-1, -1, 5, 2)).flatten(0, 1)
+    each = {n: value.repeat_interleave(at.shape[1], dim=0) for n, value in step.batch.items()}
+    return _Looked(each, points, there, at)
+
+
+def _pictures(
+    tools: Tools, clean: Float[Tensor, "B C *T H W"], looked: _Looked
+) -> Float[Tensor, "N 3 height width"]:
+    """Decode what is looked at."""
+    if looked.at is None:
+        return tools.pictures(clean)
+    return frames_at(tools, clean, looked.at).flatten(0, 1)
+
+
+def _drift(
+    tools: Tools, step: Step, looked: _Looked, score: Reward, looks: Float[Tensor, " N"]
+) -> Float[Tensor, " B"]:
+    """Say how far the preference among a video's frames is from that among the base's."""
+    with torch.no_grad():
+        theirs = score(_pictures(tools, _drawn(tools, step, base=True), looked), looked.batch)
+    left_out = looked.there == 0
+    # Finite, so that a video of which nothing counts has a gradient of 0.
+    base, ours = (
+        each.float().view_as(looked.there).masked_fill(left_out, -1e9).log_softmax(dim=1)
+        for each in (theirs, looks)
+    )
+    each_BK = base.exp() * (base - ours)
+    return torch.where(left_out, 0.0, each_BK).sum(dim=1)
+
+
+def _drawn(tools: Tools, step: Step, *, base: bool = False) -> Float[Tensor, "B C *T H W"]:
     """Draw by DDIM (arXiv:2010.02502) and return the last clean estimate."""
     assert step.ask is not None
     calls, kept = tools.settings.reward_steps, tools.settings.reward_gradient_steps
@@ -90,7 +170,8 @@ def _drawn(tools: Tools, step: Step) -> Float[Tensor, "B C H W"]:
     clean = z_t
     for call, t in enumerate(times):
         with torch.set_grad_enabled(call >= calls - kept):
-            clean = schedule.clean(z_t, t, step.ask(z_t=z_t, t=t))
+            pred = step.ask(z_t=z_t, t=t, base=True) if base else step.ask(z_t=z_t, t=t)
+            clean = schedule.clean(z_t, t, pred)
             if call + 1 < calls:
                 z_t = schedule.moved(z_t, t, clean, times[call + 1])
     return clean

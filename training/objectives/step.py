@@ -145,7 +145,8 @@ class Tools:
     networks: nn.ModuleDict = field(default_factory=nn.ModuleDict)
     """Losses' own networks, which the optimiser moves too, by the loss's name."""
     aesthetic: Reward | None = None
-    """Of the loss ``reward``: differentiable; set it on a method's objective."""
+    """Of the loss ``reward``: differentiable; that of ``reward_scorer``, or set on a method's
+    objective."""
     watch: Mapping[str, Reward] = field(default_factory=dict)
     """Of the loss ``reward``: scores that are recorded and never descended, such as CLIP-T."""
 
@@ -174,6 +175,8 @@ class Term:
     needs: tuple[Literal["ask", "base", "more", "attention", "residuals", "embed"], ...] = ()
     sees: bool = False
     """Whether it looks at people, and so needs the identity network."""
+    still: bool = False
+    """Whether it looks at pictures only, not at videos."""
     network: Callable[[Tools], nn.Module] | None = None
     """Makes its own network, if it has one."""
 

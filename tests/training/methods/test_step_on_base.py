@@ -7,7 +7,7 @@ import torch
 
 from infra.errors import BadValue
 from tests.training.methods.adapters import FEATURES, SD, SDXL, batch, drawn, make, moved
-from training.loss_settings import LOSSES
+from tests.training.objectives.cases import of_any_picture
 from training.method import Batch
 from training.methods.arc2face import Arc2Face
 from training.methods.instant_id import InstantID
@@ -22,6 +22,7 @@ KINDS = {
     "plus": (IPAdapterFaceID, MethodSettings(variant="plus")),
     "instant_id": (InstantID, MethodSettings(kind="instant_id", tokens=4, identity_norm="raw")),
 }
+LOSSES = {*of_any_picture(), "prior", "dpo", "ipo"}
 ALL = dict.fromkeys(LOSSES, 0.1)
 
 
@@ -40,6 +41,7 @@ def given(count=2, **more) -> Batch:
         | {
             "identity": torch.randn(count, 128, generator=rng),
             "mask": mask,
+            "loser_latents": torch.randn(count, 4, 16, 16, generator=rng),
             "time": torch.full((count,), 0.15),
             "is_prior": torch.tensor([False] * (count - 1) + [True]),
         }
@@ -148,7 +150,7 @@ def test_all_losses_together_reach_all_that_is_trained(tmp_path, kind):
     losses = of(given(4))
     assert losses.keys() >= {"loss", *LOSSES}
     assert all(torch.isfinite(loss) for loss in losses.values())
-    assert all(losses[name] != 0 for name in set(LOSSES) - {"triplet"})
+    assert all(losses[name] != 0 for name in LOSSES - {"triplet"})
     losses["loss"].backward()
     weights = of.optimised()
     assert {name for name in weights if name.startswith("objective.")}

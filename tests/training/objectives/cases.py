@@ -79,3 +79,8 @@ def showing(*people, channels=3):
     pred = torch.zeros(len(people), channels, 2, 2)
     pred[:, 0, 0] = torch.tensor(people) / 4
     return pred.requires_grad_()
+
+
+def of_any_picture():
+    """Name the losses that ask for no class, no pairs and no videos."""
+    return sorted(set(LOSSES) - {"prior", "dpo", "ipo", "motion", "video_identity"})

@@ -7,8 +7,8 @@ import pytest
 
 from tests.training.conftest import write_features
 from tests.training.many import Workers, train
+from tests.training.objectives.cases import of_any_picture
 from training.build import build
-from training.loss_settings import LOSSES
 from training.noise import STEPS, NoiseSchedule
 from training.recipes import tiny
 from training.settings import (
@@ -53,7 +53,7 @@ def test_an_adversary_and_a_projection_come_back_at_resume(home, tmp_path):
 
 
 def test_all_losses_are_computed_in_half_precision_too(home, tmp_path):
-    weights = dict.fromkeys(set(LOSSES) - {"prior"}, 0.1)
+    weights = dict.fromkeys(of_any_picture(), 0.1)
     ours = replace(recipe(home, **weights, reward_steps=2), steps=1)
     half = train(replace(ours, scale=Scale(precision="bf16")), tmp_path / "half")
     full = train(ours, tmp_path / "full")
@@ -73,7 +73,7 @@ def pair(home):
 @pytest.mark.parametrize(
     ("stage", "steps", "losses"),
     [
-        (0, 2, sorted(set(LOSSES) - {"prior"})),  # nobody is flagged here
+        (0, 2, of_any_picture()),
         (3, 1, ["identity", "localise", "edit_direction", *WITH_NETWORKS]),
     ],
 )
