@@ -103,6 +103,8 @@ def _planned(method: Method, recipe: TrainRecipe) -> VideoPlan:
         if not weight.requires_grad
     )
     samples = min(recipe.microbatch, recipe.batch * scale.sequence // scale.workers)
+    # Of a pair both predictions are sent back through.
+    graphs = samples * (2 if recipe.losses.dpo or recipe.losses.ipo else 1)
     state = _state_bytes(trained, scale, averaged=recipe.optimiser.ema_decay > 0)
     return VideoPlan(
         tokens=_tokens(method),
@@ -112,7 +114,7 @@ def _planned(method: Method, recipe: TrainRecipe) -> VideoPlan:
         weights_bytes=_share(4 * trained + frozen_bytes, scale, 3),
         gradients_bytes=_share(4 * trained, scale, 2),
         optimiser_bytes=0 if scale.offload else state,
-        activations_bytes=samples * activations_bytes(method, dtype) // scale.sequence,
+        activations_bytes=graphs * activations_bytes(method, dtype) // scale.sequence,
         host_bytes=state if scale.offload else 0,
     )
 

@@ -5,6 +5,7 @@ its layers, and CogVideoX (arXiv:2408.06072), a transformer over patches of spac
 """
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,10 @@ VIDEO_VAES["tiny-cogvideox-i2v"] = VIDEO_VAES["tiny-cogvideox"]
 VIDEO_VAES["cogvideox-5b-i2v"] = VIDEO_VAES["cogvideox-5b"]
 
 _MOVING = "UNetMotionModel"
+# ``from_unet2d`` warns that of its layers none must be kept in float32.
+logging.getLogger("diffusers.models.modeling_utils").addFilter(
+    lambda record: "kept in float32: []" not in record.getMessage()
+)
 
 
 def load_video_network(base: BaseModelSettings, seed: int = 0) -> Any:  # noqa: ANN401 - half untyped

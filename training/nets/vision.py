@@ -98,8 +98,8 @@ def load_image_encoder(
     """Load CLIP's vision tower.
 
     Args:
-        reference: ``random:tiny-clip``, ``random:clip-h``, ``random:clip-l336``, or ``file:<folder>`` of the model, or of
-            a pipeline that holds ``image_encoder/``.
+        reference: ``random:tiny-clip``, ``random:clip-h``, ``random:clip-l336``, or
+            ``file:<folder>`` of the model, or of a pipeline that holds ``image_encoder/``.
         device: Where it runs.
         dtype: Precision of its weights and states.
         seed: What the weights of ``random:`` are drawn from.
