@@ -274,7 +274,9 @@ def test_drawn_faces_are_measured_as_photographs_are_and_can_be_prepared(
 
     _, files = export_files(str(out), "identity")
     (tmp_path / "shards").mkdir()
-    recipe = PrepareRecipe(name="few", image_px=64, codec="random:tiny-sd", people="identity")
+    recipe = PrepareRecipe(
+        name="few", image_px=64, codec="random:tiny-sd", people="identity", caption="alt"
+    )
     assert write_shard((0, Path(files[0])), Shards(recipe, tmp_path, recipe.codec, ())) == 2
     with safe_open(shard_path(tmp_path, 0), framework="np") as held:
         told = json.loads(held.metadata()["rows"])

@@ -129,7 +129,7 @@ def lacking(path):
         (lacking, "text_encoder/model.safetensors", "lacks 1 weights of CLIPTextModel"),
         (lambda p: p.write_bytes(b"\xff" * 64), "text_encoder/model.safetensors", "cannot be read"),
         (lambda p: p.rename(p.with_suffix(".bin")), "text_encoder/model.safetensors", "a pickle"),
-        (lambda p: p.write_text('{"model_type": "t5"}'), "text_encoder/config.json", "'t5'"),
+        (lambda p: p.write_text('{"model_type": "bert"}'), "text_encoder/config.json", "'bert'"),
     ],
 )
 def test_a_harmed_pipeline_is_refused_with_what_is_wrong(tmp_path, harm, name, why):
