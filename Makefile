@@ -21,8 +21,10 @@ quickstart: $(READY)  ## sample photographs to a served picture and a verified f
 test: $(READY)  ## the tests, without the slow ones
 	$(BIN)/pytest -n 2 --dist loadfile -m "not gpu and not slow and not long"
 
+SLOW := slow and not long and not gpu
 test-slow: $(READY)  ## the slow tests: crashes, clusters, servers, whole runs
-	$(BIN)/pytest -m "slow and not long and not gpu"
+	$(BIN)/pytest -n 2 --dist loadfile -m "$(SLOW)" tests/training tests/stages tests/infra
+	$(BIN)/pytest -m "$(SLOW)" tests/pipelines tests/serving tests/e2e tests/bench  # each has the machine for itself
 
 test-long: $(READY)  ## what takes minutes each: benchmarks on photographs, whole loops
 	$(BIN)/pytest -m "long and not gpu"

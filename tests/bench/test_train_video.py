@@ -60,6 +60,7 @@ def test_every_measure_that_takes_memory_away_is_planned_to(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_both_loops_are_timed_side_by_side(tmp_path):
     told = subprocess.run(
         [sys.executable, "-m", "tests.bench.train", "--video", "--sizes", "tiny", "--timed", "tiny",

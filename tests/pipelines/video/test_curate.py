@@ -169,6 +169,7 @@ def test_moving_a_threshold_watches_nothing_again(done, folder):
     assert ours.stat().st_nlink == 3, "a name in each run, and where it was watched"
 
 
+@pytest.mark.long
 def test_other_workers_decide_the_same_byte_for_byte(done, folder, tmp_path):
     (result, _), _ = done
     other = films.recipe(folder, workers={"lookers": 2, "batch_rows": 3, "block_rows": 4})
@@ -192,6 +193,7 @@ def test_captions_are_written_of_kept_clips_before_they_are_exported(done, folde
         assert all((clip.caption_attributes, clip.caption_action))
 
 
+@pytest.mark.long
 def test_where_nothing_is_a_video_the_run_ends_all_the_same(tmp_path):
     (tmp_path / "films").mkdir()
     (tmp_path / "films/page.mp4").write_text("<html>not found</html>")
@@ -202,6 +204,7 @@ def test_where_nothing_is_a_video_the_run_ends_all_the_same(tmp_path):
     assert Path(result.report).exists()
 
 
+@pytest.mark.long
 def test_an_empty_table_is_a_run_without_rows(tmp_path):
     pq.write_table(pa.table({"url": pa.array([], pa.string())}), tmp_path / "none.parquet")
     recipe = films.recipe(tmp_path / "none.parquet", fetch={"allow_loopback": True})
