@@ -1,8 +1,6 @@
 """``visage prepare RECIPE``: a curated corpus into training features."""
 
-import json
-import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
@@ -63,17 +61,13 @@ def main(arguments: list[str]) -> int:
 
     console = Console(stderr=asked.json, highlight=False)
     done = prepare(asked.recipe, asked.out, console, asked.address, asked.gpus_per_task)
-    console.print(
+    said = (
         f"{done.samples:,} samples of {done.people:,} people are in {done.path}; "
-        f"{done.left_out:,} rows have no face.",
-        soft_wrap=True,
+        f"{done.left_out:,} rows have no face."
     )
-    for line in _remarks(done, asked.recipe):
-        console.print(line, soft_wrap=True)
     trains = _TRAINS.get(asked.recipe.name, "RECIPE")
-    console.print(f"\nNext: visage train {trains} --data.path {done.path}", soft_wrap=True)
-    if asked.json:
-        sys.stdout.write(json.dumps(asdict(done)) + "\n")
+    lines = [said, *_remarks(done, asked.recipe)]
+    prepare_video.end(console, lines, trains, done, as_json=asked.json)
     return 0
 
 

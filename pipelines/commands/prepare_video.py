@@ -12,6 +12,9 @@ from pipelines.commands.flags import parse, starting_recipe
 from pipelines.video.prepare_recipes import VideoPrepareRecipe, recipe
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipelines.prepare_finish import Prepared
     from pipelines.video.prepare import PreparedVideos
 
 _TRAINS = {
@@ -47,18 +50,37 @@ def main(arguments: list[str]) -> int:
 
     console = Console(stderr=asked.json, highlight=False)
     done = prepare_videos(asked.recipe, asked.out, console, asked.address, asked.gpus_per_task)
-    console.print(
+    said = (
         f"{done.samples:,} samples of {done.clips:,} clips, of {done.people:,} people, are in "
-        f"{done.path}.",
-        soft_wrap=True,
+        f"{done.path}."
     )
-    for line in _remarks(done, asked.recipe):
-        console.print(line, soft_wrap=True)
     trains = _TRAINS.get(asked.recipe.name, "RECIPE")
-    console.print(f"\nNext: visage train {trains} --data.path {done.path}", soft_wrap=True)
-    if asked.json:
-        sys.stdout.write(json.dumps(asdict(done)) + "\n")
+    end(console, [said, *_remarks(done, asked.recipe)], trains, done, as_json=asked.json)
     return 0
+
+
+def end(
+    console: Console,
+    said: "Sequence[str]",
+    trains: str,
+    done: "Prepared | PreparedVideos",
+    *,
+    as_json: bool,
+) -> None:
+    """Say how it ended, and what comes next.
+
+    Args:
+        console: Where people read.
+        said: What to tell them.
+        trains: The training recipe that goes with it.
+        done: How it ended.
+        as_json: Whether programs read too.
+    """
+    for line in said:
+        console.print(line, soft_wrap=True)
+    console.print(f"\nNext: visage train {trains} --data.path {done.path}", soft_wrap=True)
+    if as_json:
+        sys.stdout.write(json.dumps(asdict(done)) + "\n")
 
 
 def _remarks(done: "PreparedVideos", recipe: VideoPrepareRecipe) -> list[str]:
