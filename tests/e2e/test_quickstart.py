@@ -16,6 +16,8 @@ import pytest
 from PIL import Image
 
 from pipelines.runs import look
+from stages.columns import ERRORS, REJECTIONS
+from tests.pipelines.test_sample_web import TRAPS
 from training.drawing import Photographs
 from training.features import Prepared
 from training.nets.codec import load_codec
@@ -101,6 +103,18 @@ def test_ctrl_c_says_that_the_same_command_goes_on(interrupted):
     (folder,) = (home / "quickstart/store").glob("quickstart-loop-*")
     (seen,) = look(folder)
     assert (seen.state, seen.next) == ("stopped", "visage quickstart")
+
+
+def test_every_kind_of_trap_is_met_and_named(finished):
+    _, done, _ = finished
+    run = Path(done["steps"]["curate"]["result"]["path"], "run.json")
+    record = json.loads(run.read_text())
+    assert set(record["error"]) == set(TRAPS.values())
+    assert set(record["error"]) <= set(ERRORS)
+    assert set(record["reject"]) <= set(REJECTIONS)
+    assert record["keep"] >= 10
+    ended = [record["keep"], *record["reject"].values(), *record["error"].values()]
+    assert record["rows"] == sum(ended)
 
 
 def test_it_goes_on_and_ends_with_a_picture_and_two_answers(finished):

@@ -30,6 +30,7 @@ def shown(tmp_path_factory):
     return home, told, json.loads(record.read_text())
 
 
+@pytest.mark.long
 def test_every_kind_of_trap_is_met_and_named(shown):
     _, _, record = shown
     assert set(record["error"]) == set(TRAPS.values())
@@ -41,6 +42,7 @@ def test_every_kind_of_trap_is_met_and_named(shown):
     assert set(record["reject"]) <= set(REJECTIONS)
 
 
+@pytest.mark.long
 def test_people_are_kept_and_every_row_is_accounted_for(shown):
     _, _, record = shown
     assert record["keep"] >= 10
@@ -49,6 +51,7 @@ def test_people_are_kept_and_every_row_is_accounted_for(shown):
     )
 
 
+@pytest.mark.long
 def test_a_film_is_curated_too_and_held_against_the_truth(shown):
     home, told, _ = shown
     (line,) = [line for line in told.stdout.splitlines() if line.startswith("film ")]
@@ -57,6 +60,7 @@ def test_a_film_is_curated_too_and_held_against_the_truth(shown):
     assert str(report) in told.stdout
 
 
+@pytest.mark.long
 def test_it_ends_by_saying_where_things_are_and_what_to_try(shown):
     home, told, record = shown
     assert record["report"] in told.stdout.replace("\n", "")
@@ -68,6 +72,7 @@ def test_it_ends_by_saying_where_things_are_and_what_to_try(shown):
     ]
 
 
+@pytest.mark.long
 def test_the_port_of_an_earlier_call_is_found_in_its_table(shown, tmp_path):
     home, told, _ = shown
     assert f"http://127.0.0.1:{_port_of(home / 'here/urls.csv')}\n" in told.stdout
@@ -83,6 +88,7 @@ def test_a_port_that_is_taken_is_left_alone():
     assert free_port(0, taken) == taken
 
 
+@pytest.mark.long
 def test_nothing_but_ours_is_said(shown):
     _, told, _ = shown
     assert told.stderr == ""

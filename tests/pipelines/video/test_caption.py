@@ -75,6 +75,7 @@ def test_every_clip_is_described_once_and_a_second_call_asks_nothing(clips):
     assert (done["captions"], done["output_tokens"]) == (3, 180)
 
 
+@pytest.mark.long
 def test_a_server_that_is_down_stops_the_job_and_the_same_call_goes_on(clips):
     with serving([Says(b"no", 401)]) as server, pytest.raises(EndpointDown, match="HTTP 401"):
         clips.caption(by_http(server))
