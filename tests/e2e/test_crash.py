@@ -76,7 +76,7 @@ def assert_whole(result, undisturbed):
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("after", [1, 6])
+@pytest.mark.parametrize("after", [1, pytest.param(6, marks=pytest.mark.long)])
 def test_after_kill_9_the_same_command_finishes_without_losing_or_doubling_a_row(
     album, undisturbed, tmp_path, after
 ):

@@ -140,6 +140,7 @@ def test_a_broken_off_corpus_goes_on_and_draws_nothing_twice(home, tmp_path, mon
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_command_goes_on_to_the_same_corpus(home, tmp_path):
     words = ["--model", f"file:{home}/model", "--corpus", f"{home}/corpus", "--people", "20",
              "--pictures", "2", "--steps", "1", "--aligned", "--people-per-part", "1",
