@@ -6,8 +6,10 @@ were under way and nothing is prepared twice.
 
 import json
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow.parquet as pq
 from rich.console import Console
@@ -35,6 +37,9 @@ from pipelines.progress import Reporter
 from training.features import EMPTY_FILE, PAIRS_FILE
 from training.nets.codec import BESIDE, CODEC_FILE, PatchCodec
 from training.nets.references import CODEC_PARTS, IMAGE_PARTS, TEXT_PARTS, weights_version
+
+Work = TypeVar("Work")
+Shared = TypeVar("Shared")
 
 FIT_ROWS = 1024
 """Pictures that the patch code is fitted to."""
@@ -94,16 +99,29 @@ def prepare(
     reporter, total = Reporter(console), sum(pq.read_metadata(f).num_rows for f in files)
     todo = [(n, f.absolute()) for n, f in enumerate(files) if not shard_path(folder, n).exists()]
     before = total - sum(pq.read_metadata(f).num_rows for _, f in todo)
+    encoded = bool(recipe.text_encoder or recipe.image_encoder)
     with cluster(address) as cpus, reporter.job("prepare", total, before):
         require_gpus(gpus_per_task)
-        encoded = recipe.text_encoder or recipe.image_encoder
         if encoded and not (folder / EMPTY_FILE).exists():
             list(spread(write_empty, [EMPTY_FILE], plan, at_once=1, num_gpus=gpus_per_task))
-        done = 0
-        for rows in spread(write_shard, todo, plan, at_once=cpus, num_gpus=gpus_per_task):
-            done += rows
-            reporter.rows(done)
+        write_all(write_shard, todo, plan, reporter, at_once=cpus, num_gpus=gpus_per_task)
     return replace(finish(plan, corpus, embedder, pairs), path=out)
+
+
+def write_all(
+    write: Callable[[Work, Shared], int],
+    todo: Sequence[Work],
+    plan: Shared,
+    reporter: Reporter,
+    *,
+    at_once: int,
+    num_gpus: float,
+) -> None:
+    """Write the shards that are not there, one task each, and say how many rows are done."""
+    done = 0
+    for rows in spread(write, todo, plan, at_once=at_once, num_gpus=num_gpus):
+        done += rows
+        reporter.rows(done)
 
 
 def _corpus_files(recipe: PrepareRecipe) -> list[Path]:

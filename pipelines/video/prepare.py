@@ -19,7 +19,7 @@ from infra.configuration import digest, to_dict
 from infra.errors import UnreadableSource
 from infra.storage import open_folder
 from pipelines.parallel import spread
-from pipelines.prepare import require_gpus
+from pipelines.prepare import require_gpus, write_all
 from pipelines.prepare_shards import shard_path
 from pipelines.progress import Reporter
 from pipelines.video.exported import CLIPS_FILE, Clip, Pair, read_clips, read_pairs
@@ -93,10 +93,7 @@ def prepare_videos(
         encoded = recipe.text_encoder or recipe.image_encoder
         if encoded and not (folder / EMPTY_FILE).exists():
             list(spread(write_empty, [EMPTY_FILE], plan, at_once=1, num_gpus=gpus_per_task))
-        done = 0
-        for count in spread(write_shard, todo, plan, at_once=cpus, num_gpus=gpus_per_task):
-            done += count
-            reporter.rows(done)
+        write_all(write_shard, todo, plan, reporter, at_once=cpus, num_gpus=gpus_per_task)
     return _finish(plan, corpus, clips)
 
 
