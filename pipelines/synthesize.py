@@ -118,7 +118,7 @@ def _method(folder: Path, settings: SynthesizeSettings, real: RealPeople) -> Met
         raise BadValue("device", "cuda", "torch sees no GPU here; give cpu.")
     method = load_export(folder)
     told = method.recipe.method
-    if told.takes_text or told.takes_image or told.condition == "none":
+    if told.takes_text or told.takes_image or told.condition != "identity":
         raise BadValue(
             "model",
             settings.model,

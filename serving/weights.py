@@ -65,7 +65,7 @@ class Model:
     def takes_identity(self) -> bool:
         """Whether it draws whom a reference shows, not whom it learnt or nobody in particular."""
         method = self.recipe.method
-        return not method.per_subject and (method.kind, method.condition) != ("base", "none")
+        return not method.per_subject and method.condition == "identity"
 
     @property
     def fixed_size(self) -> bool:

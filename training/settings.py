@@ -113,9 +113,9 @@ class MethodSettings:
     the image branch's values; 0.01 as published."""
     width: int = 96
     """base: channels of the first level."""
-    condition: Literal["identity", "none"] = "identity"
-    """base: `identity` learns identity from the start; `none` learns faces only, to be the frozen
-    base of an adapter."""
+    condition: Literal["identity", "text", "none"] = "identity"
+    """base: `identity` learns identity from the start; `text` learns faces by their captions and
+    `none` faces only, to be the frozen base of an adapter."""
     identity_norm: Literal["raw", "unit", "standard"] = "unit"
     """What the encoder's raw vector becomes: itself, unit length (ArcFace's habit), or
     standardised by the corpus' mean and deviation (dlib's vectors are crowded)."""
@@ -173,7 +173,9 @@ class MethodSettings:
     @property
     def takes_text(self) -> bool:
         """Whether a picture is also asked for in words."""
-        return self.kind not in ("base", "arc2face")
+        if self.kind == "base":
+            return self.condition == "text"
+        return self.kind != "arc2face"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

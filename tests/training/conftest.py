@@ -66,9 +66,10 @@ def write_features(
     return folder
 
 
-def noise_features(home):
+def noise_features(home, **more):
     """Write features of noise with a patch codec, as ``lfw64`` wants them."""
-    folder = write_features(home / "features", shape=(12, 8, 8), codec="file:codec.safetensors")
+    codec = "file:codec.safetensors"
+    folder = write_features(home / "features", shape=(12, 8, 8), codec=codec, **more)
     codec = PatchCodec()
     codec.fit(torch.rand(32, 3, 32, 32, generator=torch.Generator().manual_seed(1)))
     codec.save(folder / "codec.safetensors")

@@ -5,10 +5,11 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from infra.errors import BadValue, BadWeights
+from tests.training.conftest import noise_features
 from training.build import build, load_export
 from training.method import Condition, Sampling
-from training.recipes import lfw64, lfw64_base
-from training.settings import DataSettings, LossSettings, MethodSettings
+from training.recipes import lfw64, lfw64_adapter, lfw64_base
+from training.settings import DataSettings, DropSettings, LossSettings, MethodSettings
 
 
 @pytest.fixture
@@ -110,6 +111,73 @@ def test_the_recipe_of_faces_only_trains_on_the_features_of_lfw64(features):
                 microbatch=2)
     )  # fmt: skip
     assert job.method(next(job.batches.micro(0)))["loss"].isfinite()
+
+
+@pytest.fixture
+def worded(recipe, tmp_path):
+    folder = noise_features(tmp_path / "worded", text=(5, 16))
+    return replace(
+        recipe,
+        data=DataSettings(path=str(folder), heldout_share=0.0),
+        method=replace(recipe.method, condition="text"),
+        drop=DropSettings(identity=0.0, text=0.1, both=0.0),
+    )
+
+
+def test_a_model_of_words_follows_captions_and_knows_nobody(worded):
+    job = build(worded)
+    assert job.method.unet.config.cross_attention_dim == 16
+    with torch.no_grad():
+        job.method.unet.conv_out.weight.normal_()
+        batch = dict(next(job.batches.micro(0))) | {"drop": torch.ones(8)}
+        told = job.method(batch)["loss"]
+        assert told.equal(job.method(batch | {"identity": torch.randn(8, 8)})["loss"])
+        assert not told.equal(job.method(batch | {"text": torch.randn(8, 5, 16)})["loss"])
+
+
+def test_a_caption_that_is_left_out_is_the_empty_prompt(worded):
+    method = build(worded).method
+    batch = dict(next(build(worded).batches.micro(0)))
+    with torch.no_grad():
+        method.unet.conv_out.weight.normal_()
+        dropped = method(batch | {"drop": torch.zeros(8)})["loss"]
+        said = method(batch | {"drop": torch.ones(8), "text": method.empty_text.expand(8, -1, -1)})
+    assert dropped.equal(said["loss"])
+
+
+def test_what_a_model_of_words_saves_draws_the_same_words(worded, tmp_path):
+    method = build(worded).method
+    method.save(tmp_path / "saved")
+    other = load_export(tmp_path / "saved")
+    nobody, text = torch.zeros(2, 8), torch.randn(2, 5, 16)
+
+    def drawn(model, words):
+        asked = Condition(nobody, text=words)
+        return model.generate(asked, torch.Generator().manual_seed(3), Sampling(steps=4))
+
+    assert drawn(other, text).equal(drawn(method, text))
+    assert not drawn(method, text).equal(drawn(method, None))
+    assert drawn(method, None).equal(drawn(method, method.empty_text.expand(2, -1, -1)))
+
+
+def test_words_are_wanted_of_features_that_have_none(recipe):
+    with pytest.raises(BadValue, match="prepare them with --text-encoder"):
+        build(replace(recipe, method=replace(recipe.method, condition="text")))
+
+
+def test_an_adapter_goes_on_a_base_of_words_and_off_again(worded, tmp_path):
+    base = build(worded).method
+    base.save(tmp_path / "base")
+    on = replace(
+        lfw64_adapter(), data=worded.data, batch=8, microbatch=8,
+        base=replace(worded.base, weights=f"file:{tmp_path / 'base'}"),
+    )  # fmt: skip
+    adapter = build(on).method
+    asked = Condition(torch.zeros(2, 8), text=torch.randn(2, 5, 16))
+    how = Sampling(steps=4, scale=0.0)
+    ours = adapter.generate(asked, torch.Generator().manual_seed(3), how)
+    theirs = base.generate(asked, torch.Generator().manual_seed(3), how)
+    assert ours.equal(theirs)
 
 
 def test_several_faces_of_one_person_are_refused(recipe):
