@@ -1,14 +1,14 @@
 """Which method keeps people best at equal steps: ``python -m tests.bench.methods_lfw64``.
 
 On Labeled Faces in the Wild at 64 px (VISAGE_TEST_DATA names the folder of lfw-dev.tar), by the
-commands that people type: a base that learns faces (`lfw64_base`), and on it FaceID, InstantID and
-Arc2Face, each without more losses, with the identity loss and with the triplet loss; equal steps,
-batches, seeds, held-out people and noise. Arc2Face trains the base itself, from the same weights,
-with a text encoder of random ones, as wide as that base asks for (192).
+commands that people type: a base that learns faces by their captions (`lfw64_text_base`), and on it
+FaceID, InstantID and Arc2Face, each without more losses, with the identity loss and with the
+triplet loss; equal steps, batches, seeds, held-out people and noise. Arc2Face trains the base
+itself, from the same weights, with the encoder that read the captions.
 
 A whole run takes hours on a CPU. Every step is found again when the command is given again, so it
-can be stopped at any time. That base reads no words, so nothing can be asked for in them: CLIP-T,
-which says how prompts are followed, is absent, with its reason.
+can be stopped at any time; ``--lanes`` runs are made at a time. Captions say how heads are held, so
+prompts are followed as far as ``lfw64_pose`` says; CLIP-T is absent unless CLIP is given.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,10 @@ METHODS = {
     "Arc2Face": ["--method.kind", "arc2face", "--method.identity-norm", "standard"],
 }  # fmt: skip
 """Vectors are standardised in all three: dlib's are crowded, and unit ones are nearly one."""
-SCORES = ("facesim", "auc", "clip_t", "own_distance", "face_share")
+SCORES = ("facesim", "auc", "clip_t", "own_distance", "face_share", "pose")
+TEXT = "random:tiny-sd128"
+"""A transformer of random weights that nobody trains: what differs between captions differs in its
+states too, and that is all a base needs to learn what they mean."""
 
 
 def losses_of(identity: float, triplet: float) -> dict[str, list[str]]:
@@ -58,34 +62,34 @@ def prepare(home: Path) -> Path:
     if not tarfile.is_tarfile(source):
         sys.exit(f"{source} is no tar of photographs: set VISAGE_TEST_DATA to its folder.")
     run = visage("curate", "lfw", "--source.path", source, "--store", home / "store")["path"]
-    visage("prepare", "lfw64", "--corpus", run, "--out", home / "features")
+    visage("prepare", "lfw64", "--corpus", run, "--out", home / "features",
+           "--text-encoder", TEXT, "--caption", "attributes")  # fmt: skip
     return home / "features"
 
 
 def with_words(export: Path, home: Path) -> Path:
-    """Put a text encoder beside a base, so that Arc2Face has a prompt to put people into."""
+    """Put the captions' encoder beside a base, so that Arc2Face has a prompt for people."""
     if home.exists():
         return home
-    from transformers import CLIPTextConfig, CLIPTextModel
+    from training.nets.text import load_clip_text
 
-    from training.nets.clip_presets import TINY_VOCABULARY, Marks, byte_tokenizer
-    from training.nets.references import seeded
-
-    width = int(json.loads((export / "unet/config.json").read_text())["cross_attention_dim"])
-    marks = Marks.of(TINY_VOCABULARY)
-    config = CLIPTextConfig(
-        vocab_size=TINY_VOCABULARY, hidden_size=width, intermediate_size=4 * width,
-        num_hidden_layers=4, num_attention_heads=4, bos_token_id=marks.begin,
-        eos_token_id=marks.end, pad_token_id=marks.end,
-    )  # fmt: skip
     beside = home.with_name(f".{home.name}.part")
     shutil.rmtree(beside, ignore_errors=True)
     shutil.copytree(export / "unet", beside / "unet")
-    seeded(lambda: CLIPTextModel(config), 0).save_pretrained(beside / "text_encoder")
-    tokenizer = byte_tokenizer(TINY_VOCABULARY, fills_with_zero=False)
+    tokenizer, encoder = load_clip_text(TEXT)
+    encoder.save_pretrained(beside / "text_encoder")
     tokenizer.save_pretrained(beside / "tokenizer")
     beside.replace(home)
     return home
+
+
+def pose(run: str, features: Path, asked: argparse.Namespace, *more: str) -> dict[str, Any] | None:
+    """Say how far prompts turn heads; see ``lfw64_pose``."""
+    words = [sys.executable, "-m", "tests.bench.lfw64_pose", run, "--features", str(features),
+             "--people", str(asked.people), "--steps", str(asked.drawing_steps), *more]  # fmt: skip
+    told = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
+    said: dict[str, Any] | None = json.loads(told.stdout.splitlines()[-1])
+    return said
 
 
 def runs(asked: argparse.Namespace) -> Iterator[tuple[str, str, int, dict[str, Any]]]:
@@ -93,22 +97,39 @@ def runs(asked: argparse.Namespace) -> Iterator[tuple[str, str, int, dict[str, A
     home = asked.home.absolute()
     features = asked.features.absolute() if asked.features else prepare(home)
     alike = ["--data.path", features, "--out", home / "trained", "--batch", asked.batch,
-             "--microbatch", asked.batch, "--scale.threads", asked.threads]  # fmt: skip
-    ends = ["--steps", asked.base_steps, "--save-every", asked.base_steps]
-    base = visage("train", "lfw64_base", *alike, *ends, "--method.width", asked.width)
+             "--microbatch", asked.batch]  # fmt: skip
+    base = visage("train", "lfw64_text_base", *alike, "--scale.threads", asked.base_threads,
+                  "--steps", asked.base_steps, "--save-every", asked.base_steps,
+                  "--method.width", asked.width)  # fmt: skip
     export = Path(base["export"])
     prompted = with_words(export, home / f"base-{Path(base['path']).name}")
     scored = ["--people", asked.people, "--seeds", 1, "--steps", asked.drawing_steps]
     if asked.clip:
         scored += ["--clip", asked.clip]
-    for seed in asked.seeds:
-        for method, settings in METHODS.items():
-            where = prompted if method == "Arc2Face" else export
-            ends = ["--steps", asked.steps, "--save-every", asked.steps, "--seed", seed]
-            for name, losses in losses_of(asked.identity, asked.triplet).items():
-                run = visage("train", "lfw64_adapter", *alike, *ends, *settings, *losses,
-                             "--base.weights", f"file:{where}")  # fmt: skip
-                yield method, name, seed, visage("evaluate", run["path"], *scored)
+
+    def one(seed: int, method: str, settings: list[str], losses: list[str]) -> dict[str, Any]:
+        where = prompted if method == "Arc2Face" else export
+        ends = ["--steps", asked.steps, "--save-every", asked.steps, "--seed", seed,
+                "--scale.threads", asked.threads]  # fmt: skip
+        run = visage("train", "lfw64_adapter", *alike, *ends, *settings, *losses,
+                     "--base.weights", f"file:{where}")  # fmt: skip
+        told = visage("evaluate", run["path"], *scored)
+        told["scores"]["pose"] = pose(run["path"], features, asked)
+        return told
+
+    real = pose(base["path"], features, asked, "--photographs")
+    yield "photographs", "", 0, {"scores": {"pose": real}, "absent": {}}
+    alone = pose(base["path"], features, asked)
+    yield "the base alone", "", 0, {"scores": {"pose": alone}, "absent": {}}
+    with ThreadPoolExecutor(asked.lanes) as lanes:
+        every = [
+            (method, name, seed, lanes.submit(one, seed, method, settings, losses))
+            for seed in asked.seeds
+            for name, losses in losses_of(asked.identity, asked.triplet).items()
+            for method, settings in METHODS.items()
+        ]
+        for method, name, seed, made in every:
+            yield method, name, seed, made.result()
 
 
 def line(method: str, losses: str, seed: int, told: dict[str, Any]) -> str:
@@ -139,7 +160,9 @@ def main() -> None:
     parser.add_argument("--people", type=int, default=200, help="held-out people, at most")
     parser.add_argument("--drawing-steps", type=int, default=30)
     parser.add_argument("--clip", default="", help="for CLIP-T: file:<folder>")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--base-threads", type=int, default=2, help="of the base's training")
+    parser.add_argument("--threads", type=int, default=1, help="of each run")
+    parser.add_argument("--lanes", type=int, default=1, help="runs that are made at a time")
     asked = parser.parse_args()
     asked.home.mkdir(parents=True, exist_ok=True)
     rows: list[str] = []

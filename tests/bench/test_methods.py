@@ -12,7 +12,7 @@ from tests.bench import methods, methods_lfw64
 from tests.training.measured import measured_features
 from training.build import METHODS, make_method
 from training.features import Prepared
-from training.recipes import lfw64_adapter, lfw64_base
+from training.recipes import lfw64_adapter, lfw64_text_base
 from training.settings import MethodSettings
 
 ROOT = Path(__file__).parents[2]
@@ -64,9 +64,9 @@ def test_a_step_of_each_named_method_is_measured_in_its_own_process(tmp_path):
 
 
 def test_arc2face_trains_the_base_of_lfw64_beside_words_of_its_width(tmp_path):
-    features = measured_features(tmp_path / "features", people=4, photos=2)
+    features = measured_features(tmp_path / "features", people=4, photos=2, text=(77, 128))
     prepared = Prepared(features)
-    small = replace(lfw64_base(), method=replace(lfw64_base().method, width=32))
+    small = replace(lfw64_text_base(), method=replace(lfw64_text_base().method, width=32))
     base = make_method(small, prepared)
     base.save(tmp_path / "base")
     home = methods_lfw64.with_words(tmp_path / "base", tmp_path / "words")
@@ -76,11 +76,11 @@ def test_arc2face_trains_the_base_of_lfw64_beside_words_of_its_width(tmp_path):
     method = make_method(replace(lfw64_adapter(), method=told, base=weights), prepared)
     held = base.unet.state_dict()
     assert all(weight.equal(held[name]) for name, weight in method.unet.state_dict().items())
-    assert method.encoder.width == 192
+    assert method.encoder.width == 128
 
 
 def test_a_row_has_every_score_with_its_interval_or_says_nothing():
     told = {"scores": {"auc": {"value": 0.75, "low": 0.7, "high": 0.8, "n": 9}}}
     row = methods_lfw64.line("FaceID", "identity", 3, told)
-    assert row == "| FaceID | identity | 3 | - | 0.750 (0.700 to 0.800) | - | - | - |"
+    assert row == "| FaceID | identity | 3 | - | 0.750 (0.700 to 0.800) | - | - | - | - |"
     assert methods_lfw64.losses_of(0.1, 0.2)["triplet"] == ["--losses.triplet", "0.2"]
