@@ -14,7 +14,7 @@ from ray.data import Dataset
 
 from infra.storage import Folder
 from pipelines.apply import apply
-from pipelines.caption_hands import captioner, cards, matcher, pool, write_captions
+from pipelines.captions.hands import captioner, cards, matcher, pool, write_captions
 from pipelines.dedupe import ROWS_PER_FILE, read
 from pipelines.job import JobRecord
 from pipelines.progress import Reporter
@@ -130,7 +130,7 @@ def captioned(
         num_cpus=_CPUS,
     )
     if settings.backend == "vllm":
-        from pipelines.caption_vllm import caption_with_vllm
+        from pipelines.captions.vllm import caption_with_vllm
 
         done = caption_with_vllm(rows, settings, workers)
     else:

@@ -15,13 +15,13 @@ from infra.configuration import digest, to_dict, to_yaml
 from infra.errors import BadValue
 from infra.storage import Folder, open_store
 from infra.tracking import Tracker
+from pipelines.forgetting.tombstones import Tombstones
 from pipelines.job import locked
 from pipelines.progress import Reporter
 from pipelines.recipes import Recipe
 from pipelines.record import Result, finish
 from pipelines.retry import RetriedRun, begin, end, retry
 from pipelines.sources import Listing, list_source
-from pipelines.tombstones import Tombstones
 from stages.columns import DECIDED
 from stages.models.faces import SCHEMES
 from stages.web.settings import FetchSettings

@@ -15,7 +15,7 @@ from infra.errors import BadValue, BadWeights
 from infra.registry import Registry, UnreachableRegistry
 from infra.released import ModelVersion
 from infra.storage import without_secrets
-from pipelines import deployed
+from pipelines.endpoints import deployed
 from serving.recipes import ServeRecipe
 from serving.weights import Shelf
 

@@ -191,7 +191,7 @@ def _cluster(settings: Settings) -> Finding:
     if not address.startswith("http"):
         said = f"RAY_ADDRESS is {address}" if address else "this machine (no RAY_ADDRESS)"
         return Finding("cluster", "good", said)
-    from pipelines.remote import Remote
+    from pipelines.cluster.remote import Remote
 
     remote = Remote(address)
     return Finding("cluster", "good", f"{address} answers: {remote.resources()}")

@@ -24,21 +24,21 @@ from infra.errors import BadValue
 from infra.released import manifest
 from infra.storage import open_store
 from infra.tracking import Tracker
-from pipelines.evaluate_settings import EvaluateSettings
-from pipelines.evaluate_subject import Subject, weights_asked
-from pipelines.evaluate_video import VIDEOS, evaluate_videos, load_measures
+from pipelines.evaluation.settings import EvaluateSettings
+from pipelines.evaluation.subject import Subject, weights_asked
+from pipelines.evaluation.tables import Bar, scores_table
+from pipelines.evaluation.video import VIDEOS, evaluate_videos, load_measures
 from pipelines.job import code_version
-from pipelines.score_tables import Bar, scores_table
 from training.build import load_export
-from training.drawing import Plan
 from training.evaluate import evaluate as score
-from training.findings import Evaluation
+from training.evaluation.drawing import Plan
+from training.evaluation.findings import Evaluation
+from training.evaluation.metrics import flattened
+from training.evaluation.recognise import Recogniser
+from training.evaluation.scorers import Kind, load_scorer
+from training.evaluation.sheets import contact_sheet
 from training.method import Method
-from training.metrics import flattened
 from training.nets.references import weights_version
-from training.recognise import Recogniser
-from training.scorers import Kind, load_scorer
-from training.sheets import contact_sheet
 
 SCORES, SHEET, PEOPLE = "scores.json", "contact.png", "people.parquet"
 

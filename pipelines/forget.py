@@ -24,14 +24,14 @@ from infra.configuration import digest
 from infra.errors import BadInput, VisageError
 from infra.lineage import trained_on
 from infra.storage import Folder, open_folder
-from pipelines.forget_files import Gone, scrub
-from pipelines.forget_find import Found, by_face, by_id, recipe_of, tables, with_copies
-from pipelines.forget_records import correct_features, correct_pairs, correct_run
-from pipelines.forget_trained import are_of_videos, feature_folders, learnt_from, samples_of
+from pipelines.forgetting.files import Gone, scrub
+from pipelines.forgetting.find import Found, by_face, by_id, recipe_of, tables, with_copies
+from pipelines.forgetting.records import correct_features, correct_pairs, correct_run
+from pipelines.forgetting.tombstones import FOLDER
+from pipelines.forgetting.trained import are_of_videos, feature_folders, learnt_from, samples_of
 from pipelines.job import locked, utc_now
 from pipelines.pairs import RECORD as PAIRS
-from pipelines.thumbnails import face_thumbnail
-from pipelines.tombstones import FOLDER
+from pipelines.reports.thumbnails import face_thumbnail
 from pipelines.video.forget import correct_videos, main_faces
 from pipelines.video.recipes import VideoRecipe
 from stages.forgotten import tombstone

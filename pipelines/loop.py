@@ -20,9 +20,9 @@ from infra.configuration import digest, flat, to_dict, to_yaml
 from infra.errors import BadValue
 from infra.storage import open_store
 from pipelines.job import locked
-from pipelines.loop_recipes import LoopRecipe
-from pipelines.loop_record import Looping, Step, StepFailed
-from pipelines.loop_report import write_report
+from pipelines.loops.recipes import LoopRecipe
+from pipelines.loops.record import Looping, Step, StepFailed
+from pipelines.loops.report import write_report
 from serving.recipes import ServeRecipe, local
 
 __all__ = ["STEPS", "Looped", "StepFailed", "loop"]
@@ -186,8 +186,8 @@ def _release(work: Looping) -> None:
 
 def _deploy(work: Looping) -> None:
     """Serve the champion: on the cluster, or here until the loop's ``with`` ends."""
-    from pipelines import deployed
     from pipelines.deploy import plan, up
+    from pipelines.endpoints import deployed
 
     is_local = not (work.address or os.environ.get("RAY_ADDRESS", ""))
     with work.noted("deploy"):
@@ -209,8 +209,8 @@ def _deploy(work: Looping) -> None:
 @contextmanager
 def _ray(address: str, here: ServeRecipe | None) -> Iterator[None]:
     """Join a cluster, or start a Ray for what is served ``here``, which ends with it."""
-    from pipelines import deployed
     from pipelines.deploy import joined
+    from pipelines.endpoints import deployed
 
     with ExitStack() as stack:
         stack.enter_context(joined(address, here))

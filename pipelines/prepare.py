@@ -18,13 +18,12 @@ from infra.cluster import cluster
 from infra.configuration import digest, to_dict
 from infra.errors import BadValue, UnreadableSource
 from pipelines.exported import export_files
-from pipelines.parallel import spread
-from pipelines.prepare_captions import chosen_caption
-from pipelines.prepare_finish import Prepared, finish
-from pipelines.prepare_pairs import read_pairs
-from pipelines.prepare_pictures import Cut, backend_of, cut
-from pipelines.prepare_recipes import PrepareRecipe
-from pipelines.prepare_shards import (
+from pipelines.features.captions import chosen_caption
+from pipelines.features.finish import Prepared, finish
+from pipelines.features.pairs import read_pairs
+from pipelines.features.pictures import Cut, backend_of, cut
+from pipelines.features.recipes import PrepareRecipe
+from pipelines.features.shards import (
     Plan,
     nothing_usable,
     pixels,
@@ -33,6 +32,7 @@ from pipelines.prepare_shards import (
     write_empty,
     write_shard,
 )
+from pipelines.parallel import spread
 from pipelines.progress import Reporter
 from training.features import EMPTY_FILE, PAIRS_FILE
 from training.nets.codec import BESIDE, CODEC_FILE, PatchCodec

@@ -13,19 +13,19 @@ import pyarrow.parquet as pq
 from infra.configuration import flat, to_dict, to_yaml
 from infra.storage import Folder
 from infra.tracking import Tracker
-from pipelines.caption_pace import metrics as caption_metrics
-from pipelines.caption_pace import read_summary
-from pipelines.datasheet import datasheet
+from pipelines.captions.pace import metrics as caption_metrics
+from pipelines.captions.pace import read_summary
 from pipelines.dedupe import read
-from pipelines.funnel import funnel, funnel_table
 from pipelines.job import Run, code_version, utc_now
 from pipelines.people import SUMMARY, home_of, read_mains
 from pipelines.people import metrics as people_metrics
 from pipelines.progress import Reporter
 from pipelines.recipes import Recipe
-from pipelines.report import Example, JobSummary, RunSummary, StageSummary, write_report
-from pipelines.report_captions import caption_sections
-from pipelines.report_people import people_sections
+from pipelines.reports.captions import caption_sections
+from pipelines.reports.datasheet import datasheet
+from pipelines.reports.funnel import funnel, funnel_table
+from pipelines.reports.page import Example, JobSummary, RunSummary, StageSummary, write_report
+from pipelines.reports.people import people_sections
 from stages.models.faces import ModelCard
 
 EXAMPLES_PER_REASON = 8

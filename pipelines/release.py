@@ -19,7 +19,7 @@ from infra.errors import BadValue, UnreadableSource, nearest
 from infra.registry import Registry
 from infra.released import ModelVersion, manifest
 from infra.storage import open_folder
-from pipelines.evaluate_subject import chosen
+from pipelines.evaluation.subject import chosen
 from pipelines.job import code_version
 from training.build import load_export
 from training.card import card

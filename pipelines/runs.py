@@ -1,7 +1,7 @@
 """What runs there are, and how each is: read from what they left on disk, MLflow not needed.
 
 Each kind of run has one function, which looks at a folder and returns a ``Seen`` or None. What was
-submitted to a cluster is a ``Seen`` too: see ``pipelines.remote``.
+submitted to a cluster is a ``Seen`` too: see ``pipelines.cluster.remote``.
 """
 
 import fcntl

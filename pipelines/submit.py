@@ -21,10 +21,10 @@ from infra.configuration import digest
 from infra.errors import BadInput
 from infra.settings import read_settings
 from infra.storage import without_secrets
-from pipelines.errands import Errand, Wanted
-from pipelines.parcel import pack
-from pipelines.remote import Remote, Resources, UnreachableCluster
-from pipelines.remote_log import ENDED, LostSight
+from pipelines.cluster.errands import Errand, Wanted
+from pipelines.cluster.log import ENDED, LostSight
+from pipelines.cluster.parcel import pack
+from pipelines.cluster.remote import Remote, Resources, UnreachableCluster
 from pipelines.runs import Seen, State, find
 
 RUN_VARIABLE = "VISAGE_SUBMISSION"

@@ -26,13 +26,13 @@ from infra.storage import Folder, open_store
 from infra.weights import locate
 from pipelines.job import JobRecord, code_version, locked, utc_now
 from pipelines.progress import Reporter
-from pipelines.synthesize_corpus import RealPeople, read_people
-from pipelines.synthesize_faces import SCHEMA, Looker, described, png, signer
-from pipelines.synthesize_plan import Plan, assigned, read_plan
-from pipelines.synthesize_report import Report, write_report
-from pipelines.synthesize_settings import SynthesizeSettings
+from pipelines.synthesis.corpus import RealPeople, read_people
+from pipelines.synthesis.faces import SCHEMA, Looker, described, png, signer
+from pipelines.synthesis.plan import Plan, assigned, read_plan
+from pipelines.synthesis.report import Report, write_report
+from pipelines.synthesis.settings import SynthesizeSettings
 from training.build import load_export
-from training.drawing import parts, pictures
+from training.evaluation.drawing import parts, pictures
 from training.method import Condition, Method, Sampling
 from training.synthetic import BELOW, Space, describe, most_variation_deg, new_people, variation
 

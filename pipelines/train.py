@@ -22,11 +22,11 @@ from pipelines.job import code_version, locked
 from training.build import Job, build
 from training.checkpoints import latest
 from training.engine import PlainEngine
+from training.evaluation.validation import validator
 from training.features import Prepared
 from training.loop import REPORTS, Report, ReportFile, Wish, fit, noticed, read_reports
 from training.settings import Scale, TrainRecipe
-from training.validation import validator
-from training.video_plan import described
+from training.video.plan import described
 
 
 @dataclass(frozen=True)

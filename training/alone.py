@@ -14,10 +14,10 @@ from infra.configuration import from_yaml, overlay, to_yaml
 from infra.errors import BadValue, VisageError
 from training.build import build
 from training.engine import PlainEngine
+from training.evaluation.validation import validator
 from training.loop import Report, ReportFile, fit
 from training.recipes import recipe
 from training.settings import TrainRecipe
-from training.validation import validator
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 
 from infra.configuration import to_yaml
-from training.card_adapters import ADAPTER_KINDS, adapter_loading
-from training.card_research import RESEARCH_KINDS, research_loading
-from training.card_subject import SUBJECT_KINDS, subject_loading
-from training.card_video import VIDEO_KINDS, video_loading
+from training.cards.adapters import ADAPTER_KINDS, adapter_loading
+from training.cards.research import RESEARCH_KINDS, research_loading
+from training.cards.subject import SUBJECT_KINDS, subject_loading
+from training.cards.video import VIDEO_KINDS, video_loading
 from training.features import Features
 from training.settings import TrainRecipe
 

@@ -15,11 +15,11 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from infra.errors import BadValue
-from training.chances import chances
 from training.features import Prepared
 from training.noise import correlated
 from training.order import Order
 from training.settings import TrainRecipe
+from training.video.chances import chances
 
 OF_TARGET = ("latents", "landmarks", "mask", "text", "pooled", "size", "seen", "motion",
              "attributes_text")  # fmt: skip

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from training.data import OF_REFERENCE, OF_TARGET
-from training.drawing import (
+from training.evaluation.drawing import (
     HeldOut,
     Photographs,
     Plan,
@@ -24,11 +24,9 @@ from training.drawing import (
     parts,
     takes_text,
 )
-from training.features import Prepared
-from training.fidelity import Views, fidelity
-from training.findings import Evaluation
-from training.method import Condition, Method
-from training.metrics import (
+from training.evaluation.fidelity import Views, fidelity
+from training.evaluation.findings import Evaluation
+from training.evaluation.metrics import (
     auc_score,
     diversity,
     face_sim,
@@ -39,9 +37,11 @@ from training.metrics import (
     pairwise,
     wilcoxon_greater,
 )
-from training.recognise import Recogniser, Seen
-from training.scorers import Scorer
-from training.sheets import SHOWN, Row, thumbnail
+from training.evaluation.recognise import Recogniser, Seen
+from training.evaluation.scorers import Scorer
+from training.evaluation.sheets import SHOWN, Row, thumbnail
+from training.features import Prepared
+from training.method import Condition, Method
 
 _READ_AT_ONCE = 4096
 _TIMES = (0.2, 0.4, 0.6, 0.8)

@@ -35,7 +35,7 @@ sample's own fastest), ``reference_latents`` (channels x height x width: the ref
 ``face_states`` (layers x tokens x width: of several layers of an image encoder, of the reference
 face), ``face_pooled`` (width: that encoder's vector of it) and ``attributes_text`` (tokens x
 width: the caption of the person alone). Drawn for the step: ``lots`` (4, uniform in 0 to 1) and
-``reference_noise`` (as ``reference_latents``); see ``training.chances``.
+``reference_noise`` (as ``reference_latents``); see ``training.video.chances``.
 
 Losses look for
 ``negative_identity`` (somebody else's vector), ``edit_text`` with ``edit_pooled`` (another prompt)

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from training.evaluation.scorers import load_scorer
 from training.method import Batch
 from training.objectives.step import needed
-from training.scorers import load_scorer
 
 
 class Preference:

@@ -3,7 +3,7 @@
 Beside prepared features stands ``preferences.parquet``, one row per pair: ``winner``, ``loser`` and
 ``told``, ids of samples, of which the last says whose text both are told; and ``stage``, 1 or 2.
 ``prefer`` makes it of ``candidates.parquet`` there, one row per scored sample: the fields of
-``training.pairs_mining.Candidate``.
+``training.video.mining.Candidate``.
 """
 
 import logging
@@ -22,8 +22,8 @@ from infra.errors import BadValue, UnreadableSource
 from training.data import Batches
 from training.features import Prepared
 from training.order import Order
-from training.pairs_mining import Candidate, Mined, Preference, Rules, mine
 from training.settings import TrainRecipe
+from training.video.mining import Candidate, Mined, Preference, Rules, mine
 
 CANDIDATES_FILE = "candidates.parquet"
 PREFERENCES_FILE = "preferences.parquet"
@@ -49,7 +49,7 @@ def prefer(folder: Path, rules: Rules | None = None) -> Mined:
     """
     path = folder / CANDIDATES_FILE
     if not path.is_file():
-        cure = "Score them with training.candidates.score, and write them there."
+        cure = "Score them with training.video.candidates.score, and write them there."
         raise UnreadableSource(str(folder), f"it has no {CANDIDATES_FILE}", cure)
     names = [each.name for each in fields(Candidate)]
     rows = pq.read_table(path, columns=names).to_pylist()

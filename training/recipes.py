@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from infra.configuration import named
-from training.recipes_adapters import ADAPTER_RECIPES
-from training.recipes_research import RESEARCH_RECIPES
-from training.recipes_subject import SUBJECT_RECIPES
-from training.recipes_video import VIDEO_RECIPES
+from training.published.adapters import ADAPTER_RECIPES
+from training.published.research import RESEARCH_RECIPES
+from training.published.subject import SUBJECT_RECIPES
+from training.published.video import VIDEO_RECIPES
 from training.settings import (
     BaseModelSettings,
     DropSettings,

@@ -8,7 +8,7 @@ from typing import Literal
 
 from infra.errors import BadValue
 from training.loss_settings import LossSettings as LossSettings
-from training.video_settings import VideoSettings as VideoSettings
+from training.video.settings import VideoSettings as VideoSettings
 
 LOOKING = ("consistent_id", "fast_composer", "photo_verse", "infinite_id", "face_chain_fact",
            "uni_id", "id_animator")  # fmt: skip

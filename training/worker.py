@@ -27,9 +27,9 @@ from infra.errors import BadValue, VisageError
 from training.build import build
 from training.checkpoints import latest
 from training.engine import PlainEngine
+from training.evaluation.validation import validator
 from training.loop import REPORTS, Report, ReportFile, Wish, fit, read_reports
 from training.settings import TrainRecipe
-from training.validation import validator
 
 LOOK_EVERY_S = 0.3
 """How often the driver looks for new reports."""

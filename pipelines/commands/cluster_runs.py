@@ -7,8 +7,8 @@ from dataclasses import asdict
 from rich.console import Console
 
 from infra.errors import UnreadableSource, nearest
+from pipelines.cluster.remote import Remote
 from pipelines.commands.runs import Arguments, show, table
-from pipelines.remote import Remote
 from pipelines.submit import follow
 
 

@@ -76,8 +76,8 @@ def main(arguments: list[str]) -> int:
 
 
 def _deploy(asked: Arguments, console: Console) -> int:
-    from pipelines import deployed
     from pipelines.deploy import ended_by_signals, joined, plan, tell
+    from pipelines.endpoints import deployed
 
     if asked.local and (asked.canary or asked.address):
         cure = "it starts anew; give --canary and --address to a second command beside it."
@@ -131,7 +131,7 @@ def _serve(asked: Arguments, made: "Plan", console: Console, began: float) -> in
 
 
 def _try(asked: Arguments, made: "Plan", console: Console) -> int:
-    from pipelines.rollout import Tally, attempt, table
+    from pipelines.endpoints.rollout import Tally, attempt, table
 
     with Live(console=console, transient=True) as live:
 
@@ -154,8 +154,8 @@ def _try(asked: Arguments, made: "Plan", console: Console) -> int:
 
 
 def _look(asked: Arguments, console: Console) -> int:
-    from pipelines import deployed
     from pipelines.deploy import joined
+    from pipelines.endpoints import deployed
 
     with joined(asked.address):
         now = deployed.state()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from rich.console import Console
 
 from pipelines.commands.flags import parse
-from pipelines.evaluate_settings import EvaluateSettings
+from pipelines.evaluation.settings import EvaluateSettings
 
 HELP = """\
 usage: visage evaluate RUN [--people N] [--guidance G] [--against OTHER_RUN] [--json] ...
@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
     given = {entry.name: getattr(asked, entry.name) for entry in fields(EvaluateSettings)}
     settings, console = EvaluateSettings(**given), Console(stderr=asked.json, highlight=False)
     if asked.against:
-        from pipelines.compare import compare
+        from pipelines.evaluation.compare import compare
 
         done, comparison = compare(arguments[0], asked.against, console, settings)
         said = done.about | {"comparison": comparison}

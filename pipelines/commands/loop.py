@@ -9,7 +9,7 @@ import tyro
 from rich.console import Console
 
 from pipelines.commands.flags import list_recipes, parse, starting_recipe
-from pipelines.loop_recipes import RECIPES, LoopRecipe, recipe
+from pipelines.loops.recipes import RECIPES, LoopRecipe, recipe
 
 if TYPE_CHECKING:
     from pipelines.loop import Looped
@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> int:
 
 def tell(done: "Looped", console: Console) -> None:
     """Say what each step took and gave, and what the scores cannot say."""
-    from pipelines.loop_report import caution, summary
+    from pipelines.loops.report import caution, summary
 
     console.print()
     for name, step in done.steps.items():

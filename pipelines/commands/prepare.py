@@ -8,11 +8,11 @@ from rich.console import Console
 
 from pipelines.commands import prepare_video
 from pipelines.commands.flags import is_recipe_of, list_recipes, parse, starting_recipe
-from pipelines.prepare_recipes import RECIPES, PrepareRecipe, recipe
+from pipelines.features.recipes import RECIPES, PrepareRecipe, recipe
 from pipelines.video.prepare_recipes import RECIPES as VIDEO_RECIPES
 
 if TYPE_CHECKING:
-    from pipelines.prepare_finish import Prepared
+    from pipelines.features.finish import Prepared
 
 _TRAINS = {
     "lfw64": "lfw64",

@@ -14,7 +14,7 @@ from pipelines.video.prepare_recipes import VideoPrepareRecipe, recipe
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pipelines.prepare_finish import Prepared
+    from pipelines.features.finish import Prepared
     from pipelines.video.prepare import PreparedVideos
 
 _TRAINS = {

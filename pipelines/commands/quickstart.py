@@ -14,11 +14,11 @@ from rich.console import Console
 
 from infra.storage import open_store
 from pipelines.commands.curate import Arguments, carry_out
-from pipelines.loop_recipes import LoopRecipe, quickstart
+from pipelines.loops.recipes import LoopRecipe, quickstart
 from pipelines.recipes import Source
 
 if TYPE_CHECKING:
-    from pipelines.quickstart import Lines, Shown
+    from pipelines.quickstart.shown import Lines, Shown
 
 USUAL_PORT = 8765
 
@@ -42,7 +42,7 @@ class Quickstart:
 
 def main(arguments: list[str]) -> int:
     """Serve the small web, carry out the steps on it, and say what to try next."""
-    from pipelines.sample_web import SampleWeb
+    from pipelines.quickstart.web import SampleWeb
 
     asked = tyro.cli(Quickstart, args=arguments, prog="visage quickstart")
     began = time.monotonic()
@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> int:
 
 def _film(home: Path, console: Console) -> dict[str, Any]:
     """Make a film of the same photographs, curate it, and hold what is found against the truth."""
-    from pipelines.sample_video import FILM, compare, write_video
+    from pipelines.quickstart.film import FILM, compare, write_video
     from pipelines.video.curate import curate_videos
     from pipelines.video.recipes import faceid_video
 
@@ -105,8 +105,8 @@ def _loop(
 ) -> int:
     from pipelines.commands.loop import stay, tell
     from pipelines.loop import loop
-    from pipelines.quickstart import lines, photos, show
-    from pipelines.sample_web import free_port
+    from pipelines.quickstart.shown import lines, photos, show
+    from pipelines.quickstart.web import free_port
 
     served = recipe.deploy.recipe
     port = free_port(served.http.port)

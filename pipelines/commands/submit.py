@@ -10,7 +10,7 @@ import tyro
 from rich.console import Console
 
 from infra.errors import BadValue
-from pipelines.errands import VERBS, errand
+from pipelines.cluster.errands import VERBS, errand
 
 if TYPE_CHECKING:
     from pipelines.submit import Submitted
@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> int:
     if not address:
         raise BadValue("--address", "", "name the cluster, such as http://127.0.0.1:8265.")
     wanted = errand(verb, theirs)
-    from pipelines.remote_log import LostSight
+    from pipelines.cluster.log import LostSight
     from pipelines.submit import Submitted, follow, plan, send
 
     console = Console(stderr=asked.json, highlight=False)

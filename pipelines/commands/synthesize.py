@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from rich.console import Console
 
 from pipelines.commands.flags import parse
-from pipelines.synthesize_settings import SynthesizeSettings
+from pipelines.synthesis.settings import SynthesizeSettings
 
 HELP = """\
 usage: visage synthesize --model file:EXPORT --corpus RUN --out FOLDER [--people N]
@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
 
     console = Console(stderr=asked.json, highlight=False)
     done = synthesize(SynthesizeSettings(**given), asked.out, console)
-    from pipelines.synthesize_report import WORDS
+    from pipelines.synthesis.report import WORDS
 
     for name, score in done.scores.items():
         console.print(f"{score['value']:6.3f}  {WORDS[name]}", markup=False)

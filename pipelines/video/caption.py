@@ -13,7 +13,7 @@ from infra.errors import BadValue
 from infra.storage import Folder
 from pipelines.apply import apply
 from pipelines.caption import VERDICTS, undecided
-from pipelines.caption_hands import captioner, cards, matcher, pool, write_captions
+from pipelines.captions.hands import captioner, cards, matcher, pool, write_captions
 from pipelines.dedupe import read
 from pipelines.job import Run
 from pipelines.progress import Reporter

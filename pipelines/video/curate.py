@@ -17,10 +17,10 @@ from infra.errors import UnwritableStore
 from infra.storage import Folder, open_store
 from infra.tracking import Tracker
 from pipelines.curate import check_contact, from_web
+from pipelines.forgetting.tombstones import Tombstones
 from pipelines.job import JobRecord, Run, locked
 from pipelines.progress import Reporter
 from pipelines.sources import VIDEOS, Listing, list_source
-from pipelines.tombstones import Tombstones
 from pipelines.video.recipes import VideoRecipe
 from pipelines.video.record import VideoResult
 

@@ -15,11 +15,11 @@ from PIL import Image
 from infra.errors import UnreadableSource
 from infra.storage import Folder
 from pipelines.dedupe import read
-from pipelines.forget_find import recipe_of
-from pipelines.forget_records import correct_fingerprints, count_people, replace_artifacts
-from pipelines.funnel import funnel
+from pipelines.forgetting.find import recipe_of
+from pipelines.forgetting.records import correct_fingerprints, count_people, replace_artifacts
 from pipelines.job import JobRecord, Run, counts
 from pipelines.people import SUMMARY, home_of
+from pipelines.reports.funnel import funnel
 from pipelines.video.clips import CLIPS, SPOOL
 from pipelines.video.exported import CLIPS_FILE, CLIPS_FOLDER, decoded
 from pipelines.video.layouts import write_layouts

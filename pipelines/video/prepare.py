@@ -18,9 +18,9 @@ from infra.cluster import cluster
 from infra.configuration import digest, to_dict
 from infra.errors import UnreadableSource
 from infra.storage import open_folder
+from pipelines.features.shards import shard_path
 from pipelines.parallel import spread
 from pipelines.prepare import require_gpus, write_all
-from pipelines.prepare_shards import shard_path
 from pipelines.progress import Reporter
 from pipelines.video.exported import CLIPS_FILE, Clip, Pair, read_clips, read_pairs
 from pipelines.video.prepare_recipes import VideoPrepareRecipe, sides_px
@@ -28,7 +28,7 @@ from pipelines.video.prepare_samples import backend_of
 from pipelines.video.prepare_shards import Plan, several, write_empty, write_shard
 from training.features import EMPTY_FILE, PAIRS_FILE, Features, write_index, write_pairs
 from training.nets.references import CODEC_PARTS, IMAGE_PARTS, TEXT_PARTS, weights_version
-from training.video_windows import LEFT
+from training.video.windows import LEFT
 
 _LONGER = "Curate longer clips and tracks, or lower --frames."
 REASONS = {

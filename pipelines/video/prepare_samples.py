@@ -18,7 +18,7 @@ from stages.types import RGB
 from stages.video.masks import face_ellipse
 from training.aspects import nearest_aspect
 from training.crops import Window, arcface_crop, covering
-from training.video_windows import windows, wrong_with
+from training.video.windows import windows, wrong_with
 
 MAX_GAP_S = 1.0
 """A face that is not found for longer is not there in between."""

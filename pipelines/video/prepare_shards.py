@@ -17,13 +17,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from pipelines.prepare_shards import save_shard, shard_path
+from pipelines.features.shards import save_shard, shard_path
 from pipelines.video.exported import Clip
 from pipelines.video.prepare_recipes import VideoPrepareRecipe
 from pipelines.video.prepare_samples import Sample, samples_of
 from training.features import EMPTY_FILE, SHAPED_VIDEO
 from training.nets.video_codec import CausalCodec, FrameCodec, load_video_codec
-from training.video_flow import flow_maps, frames_behind, is_still
+from training.video.flow import flow_maps, frames_behind, is_still
 
 if TYPE_CHECKING:
     from training.nets.text import AnyText

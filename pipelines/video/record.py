@@ -13,15 +13,15 @@ import pyarrow.parquet as pq
 from infra.configuration import flat, to_dict, to_yaml
 from infra.storage import Folder
 from infra.tracking import Tracker
-from pipelines.caption_pace import metrics as caption_metrics
-from pipelines.caption_pace import read_summary
+from pipelines.captions.pace import metrics as caption_metrics
+from pipelines.captions.pace import read_summary
 from pipelines.dedupe import read
-from pipelines.funnel import Step, funnel, funnel_table
 from pipelines.job import JobRecord, Run, code_version, utc_now
 from pipelines.people import SUMMARY, home_of
 from pipelines.people import metrics as people_metrics
 from pipelines.progress import Reporter
 from pipelines.record import Result
+from pipelines.reports.funnel import Step, funnel, funnel_table
 from pipelines.video.recipes import VideoRecipe
 from stages.columns import DECIDED
 

@@ -14,9 +14,9 @@ from typing import Any
 import pyarrow as pa
 
 from infra.storage import Folder, open_folder
-from pipelines.funnel import KEPT, Step, funnel, percent
-from pipelines.plots import funnel_plot
-from pipelines.report import duration, restricted
+from pipelines.reports.funnel import KEPT, Step, funnel, percent
+from pipelines.reports.page import duration, restricted
+from pipelines.reports.plots import funnel_plot
 from pipelines.video.exported import Clip, Track, read_clips, read_pairs
 from pipelines.video.report_rows import Decided, Told, data_of, read_decided, read_shots, told_by
 from pipelines.video.report_sheets import (
@@ -199,7 +199,7 @@ def _render(**facts: Any) -> str:  # noqa: ANN401 - whatever the template shows
         lambda name: files("pipelines.video").joinpath(name).read_text(encoding="utf-8")
     )
     told: Told = facts["told"]
-    style = files("pipelines").joinpath("report.html.j2").read_text(encoding="utf-8")
+    style = files("pipelines.reports").joinpath("report.html.j2").read_text(encoding="utf-8")
     style = style.partition("<style>")[2].partition("</style>")[0]
     return environment.get_template("report.html.j2").render(
         **facts, style=style, restricted=restricted(told.models)

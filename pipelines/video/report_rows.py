@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from infra.storage import Folder
 from pipelines.dedupe import read
-from pipelines.report import JobSummary, StageSummary
+from pipelines.reports.page import JobSummary, StageSummary
 from pipelines.video.clips import CLIP_ROWS
 from pipelines.video.clips import CLIPS as CLIP_FILES
 from pipelines.video.exported import CLIPS, SHOTS, SHOTS_FILE, WORDS, Clip, clips_of

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from infra.errors import UnreadableSource
 from infra.storage import Folder
-from pipelines.thumbnails import Thumbnail
+from pipelines.reports.thumbnails import Thumbnail
 from pipelines.video.exported import Clip
 from pipelines.video.report_rows import Decided, read_rejected
 from pipelines.video.sheets import best_face, contact_sheet, evenly

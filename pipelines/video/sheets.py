@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from infra.storage import Folder
-from pipelines.thumbnails import Thumbnail
+from pipelines.reports.thumbnails import Thumbnail
 from pipelines.video.exported import Clip, Track, frames_of
 from stages.types import RGB
 

@@ -17,13 +17,21 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from pipelines.synthesize_faces import Looker, png
+from pipelines.synthesis.faces import Looker, png
 from stages.types import RGB
 from training.build import load_export
-from training.drawing import HeldOut, Photographs, Plan, condition, draw, held_out, takes_text
+from training.evaluation.drawing import (
+    HeldOut,
+    Photographs,
+    Plan,
+    condition,
+    draw,
+    held_out,
+    takes_text,
+)
+from training.evaluation.metrics import Score, mean_score
 from training.features import Prepared
 from training.method import Condition, Method
-from training.metrics import Score, mean_score
 from training.nets.text import load_text_encoder
 
 SIDES = ("right", "left")

@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from pipelines.parcel import pack
+from pipelines.cluster.parcel import pack
 from tests.pipelines.ray_head import BIN, Head
 from tests.training.conftest import noise_features
 

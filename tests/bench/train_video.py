@@ -2,7 +2,7 @@
 
 Counted, for which no memory and no GPU is needed: FLOPs of a step (forward and backward, by
 ``torch.utils.flop_counter`` on tensors without memory; recomputation is no work of the model's),
-and what a worker's device holds under each measure, as ``training.video_plan`` plans it.
+and what a worker's device holds under each measure, as ``training.video.plan`` plans it.
 
 Timed, by turns in one process at equal batch, on random weights: ``ours``, the loop of ``visage
 train`` with the LoRA of ``magic_id``; ``plain``, the script of diffusers (``plain_video``) with the
@@ -35,7 +35,7 @@ from training.engine import HALVES, PlainEngine
 from training.features import EMPTY_FILE, Features, Prepared, write_index
 from training.recipes import RECIPES
 from training.settings import LossSettings, Scale, TrainRecipe
-from training.video_plan import plan_video
+from training.video.plan import plan_video
 
 SIDES = ("ours", "ours, checkpointed", "plain", "plain, checkpointed")
 MEASURES: dict[str, dict[str, object]] = {

@@ -25,7 +25,7 @@ import psutil
 import pyarrow.parquet as pq
 from PIL import Image
 
-from pipelines.sample_pages import PERSON, pages
+from pipelines.quickstart.pages import PERSON, pages
 from pipelines.video.exported import read_clips
 from stages.models.dlib_faces import DlibDetector, DlibEmbedder
 from stages.video.decode import Video

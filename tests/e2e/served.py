@@ -12,8 +12,8 @@ from pathlib import Path
 import httpx2
 
 from infra.registry import Registry
-from pipelines import deployed
 from pipelines.deploy import plan, up
+from pipelines.endpoints import deployed
 from serving.keys import Keys
 from serving.recipes import FaceSettings, HttpSettings, ImageSettings, TraceSettings, local
 from serving.weights import CACHE

@@ -17,8 +17,8 @@ from PIL import Image
 
 from pipelines.runs import look
 from stages.columns import ERRORS, REJECTIONS
-from tests.pipelines.test_sample_web import TRAPS
-from training.drawing import Photographs
+from tests.pipelines.quickstart.test_web import TRAPS
+from training.evaluation.drawing import Photographs
 from training.features import Prepared
 from training.nets.codec import load_codec
 

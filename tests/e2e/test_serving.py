@@ -17,9 +17,9 @@ from openai import OpenAI
 from PIL import Image
 
 from infra.errors import BadInput, BadWeights
-from pipelines import deployed
 from pipelines.deploy import plan
-from pipelines.rollout import attempt
+from pipelines.endpoints import deployed
+from pipelines.endpoints.rollout import attempt
 from serving.client import Visage
 from tests.e2e.flood import flood
 from tests.e2e.served import Crowd, serving, wanted

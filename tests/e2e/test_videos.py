@@ -9,8 +9,8 @@ from dataclasses import replace
 import psutil
 import pytest
 
-from pipelines import deployed
 from pipelines.deploy import plan, up
+from pipelines.endpoints import deployed
 from serving.client import Visage
 from serving.client_videos import Videos
 from serving.jobs.settings import VideoSettings

@@ -14,11 +14,11 @@ from rich.console import Console
 
 from infra.errors import BadInput, BadValue, BadWeights, UnreadableSource
 from pipelines.cli import main
-from pipelines.compare import compare
 from pipelines.evaluate import evaluate
-from pipelines.evaluate_settings import EvaluateSettings
-from pipelines.evaluate_subject import chosen
-from pipelines.score_tables import WORDS
+from pipelines.evaluation.compare import compare
+from pipelines.evaluation.settings import EvaluateSettings
+from pipelines.evaluation.subject import chosen
+from pipelines.evaluation.tables import WORDS
 from tests.training.measured import measured_features, untrained_run
 from training.features import Features
 from training.recipes import lfw64

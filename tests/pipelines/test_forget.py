@@ -22,9 +22,9 @@ from infra.tracking import tracking_uri
 from pipelines.cli import main
 from pipelines.curate import curate
 from pipelines.forget import NOTE, SHEET, begin, find, finish
+from pipelines.forgetting.tombstones import Tombstones
 from pipelines.people import read_mains
 from pipelines.recipes import Source, Workers, photos
-from pipelines.tombstones import Tombstones
 from stages.forgotten import tombstone
 from training.features import Features, write_index
 

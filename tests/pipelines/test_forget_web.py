@@ -19,9 +19,9 @@ from infra.storage import open_folder
 from infra.tracking import tracking_uri
 from pipelines.cli import main
 from pipelines.curate import curate
+from pipelines.features.recipes import lfw64
 from pipelines.pairs import pairs
 from pipelines.prepare import prepare
-from pipelines.prepare_recipes import lfw64
 from pipelines.recipes import FetchSettings, Source, Workers, photos
 from stages.people.settings import PairSettings
 from tests.stages.web.hostile_web import Web, answer, serving

@@ -19,16 +19,17 @@ from infra.configuration import from_yaml, to_yaml
 from infra.errors import BadValue
 from infra.registry import Registry
 from infra.storage import open_store
-from pipelines import deployed, loop
+from pipelines import loop
 from pipelines.cli import main
 from pipelines.commands import deploy
 from pipelines.commands.flags import parse
 from pipelines.deploy import here
-from pipelines.loop_recipes import RECIPES, DeploySettings, LoopRecipe, quickstart, tiny
-from pipelines.loop_record import Looping, StepFailed
-from pipelines.loop_report import caution
+from pipelines.endpoints import deployed
+from pipelines.loops.recipes import RECIPES, DeploySettings, LoopRecipe, quickstart, tiny
+from pipelines.loops.record import Looping, StepFailed
+from pipelines.loops.report import caution
+from pipelines.quickstart.web import free_port
 from pipelines.runs import look
-from pipelines.sample_web import free_port
 from serving.recipes import HttpSettings, ImageSettings, local
 from serving.weights import CACHE
 from tests.e2e.served import export

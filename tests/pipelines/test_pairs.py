@@ -15,11 +15,11 @@ from infra.errors import UnreadableSource
 from infra.storage import open_folder
 from pipelines.cli import main
 from pipelines.exported import export_files
-from pipelines.forget_files import Gone, scrub
+from pipelines.forgetting.files import Gone, scrub
 from pipelines.loop import STEPS
-from pipelines.loop_recipes import PairingSettings, tiny
-from pipelines.loop_record import Looping, Step
-from pipelines.loop_report import summary
+from pipelines.loops.recipes import PairingSettings, tiny
+from pipelines.loops.record import Looping, Step
+from pipelines.loops.report import summary
 from pipelines.pairs import PAIRS, pairs
 from stages.columns import COLUMNS, schema
 from stages.people.settings import PairSettings

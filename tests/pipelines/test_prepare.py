@@ -13,8 +13,8 @@ from PIL import Image
 from rich.console import Console
 
 from infra.errors import BadValue, UnreadableSource
+from pipelines.features.recipes import PrepareRecipe, lfw64, sdxl, tiny
 from pipelines.prepare import prepare
-from pipelines.prepare_recipes import PrepareRecipe, lfw64, sdxl, tiny
 from stages.models.dlib_faces import DlibDetector, DlibEmbedder
 from training.features import Features, Prepared
 from training.identity import DlibEncoder

@@ -22,12 +22,12 @@ import pipelines.synthesize as job
 from infra.errors import BadInput, BadValue, UnreadableSource
 from pipelines.cli import main
 from pipelines.exported import export_files
-from pipelines.prepare_recipes import PrepareRecipe
-from pipelines.prepare_shards import Plan as Shards
-from pipelines.prepare_shards import shard_path, write_shard
+from pipelines.features.recipes import PrepareRecipe
+from pipelines.features.shards import Plan as Shards
+from pipelines.features.shards import shard_path, write_shard
+from pipelines.synthesis.faces import Looker
+from pipelines.synthesis.settings import SynthesizeSettings
 from pipelines.synthesize import synthesize
-from pipelines.synthesize_faces import Looker
-from pipelines.synthesize_settings import SynthesizeSettings
 from serving.provenance.certificates import local_identity
 from serving.provenance.credentials import MADE_BY_A_MODEL, Credentials
 from serving.provenance.settings import ProvenanceSettings

@@ -13,13 +13,13 @@ from stages.models.dlib_faces import DlibDetector, DlibEmbedder
 from tests.training.measured import measured_features
 from training.build import make_method
 from training.crops import aligned, aligned_landmarks_px
-from training.drawing import Plan, held_out, parts
 from training.evaluate import evaluate
+from training.evaluation.drawing import Plan, held_out, parts
+from training.evaluation.recognise import Recogniser, is_aligned
+from training.evaluation.scorers import load_scorer
 from training.features import Features, Prepared, write_index
 from training.method import AS_USUAL, Method
 from training.recipes import lfw64, tiny
-from training.recognise import Recogniser, is_aligned
-from training.scorers import load_scorer
 from training.settings import DataSettings, MethodSettings
 
 PLAN = Plan(seeds=2, steps=2)
@@ -205,7 +205,7 @@ def test_an_adapter_draws_whole_pictures_with_prompts(tmp_path):
 
 
 def captions_of_second(prepared):
-    from training.fidelity import captions_of
+    from training.evaluation.fidelity import captions_of
 
     return captions_of(prepared, held_out(prepared, 0.999999, 200).second)
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from infra.errors import BadValue
+from training.evaluation.scorers import load_scorer
 from training.preference import Preference
-from training.scorers import load_scorer
 
 CLIP = "random:tiny-clip"
 PROMPTS = ["a person reading", "a person asleep"]

@@ -11,9 +11,9 @@ from training.build import build
 from training.data import Batches
 from training.features import Prepared
 from training.loss_settings import LossSettings
-from training.pairs_mining import Preference
 from training.preferences import PREFERENCES_FILE, PairBatches, read_preferences, write_preferences
 from training.settings import DataSettings, MethodSettings
+from training.video.mining import Preference
 
 MAGIC = MethodSettings(kind="magic_id", lora_rank=2)
 FIRST = [Preference("0000", f"000{n}", f"000{n}", 1) for n in (1, 2, 3)]

@@ -53,6 +53,8 @@ class BaseGenerator(Method):
         "Progressive Distillation", arXiv:2202.00512, for the velocity.
     """
 
+    empty_text: Tensor
+
     def __init__(self, recipe: TrainRecipe, features: Features, folder: Path) -> None:
         super().__init__()
         self.recipe, self.features = recipe, features

@@ -15,7 +15,6 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from infra.errors import BadValue, BadWeights
-from training.chances import by_chance
 from training.exports import read_matching, read_tensors, write_export
 from training.features import Features
 from training.method import Batch, Condition, Sampling
@@ -28,6 +27,7 @@ from training.nets.video_base import ask
 from training.objectives.step import Gives
 from training.sampler import Predict
 from training.settings import TrainRecipe
+from training.video.chances import by_chance
 
 
 class ConsisID(OnVideo):
@@ -94,7 +94,7 @@ class ConsisID(OnVideo):
             self._scale = before
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return ``loss`` and its terms; see ``Batch``, and ``training.chances`` for its lots."""
+        """Return ``loss`` and its terms; for the lots of ``Batch`` see ``training.video.chances``."""
         return super().forward(by_chance(batch, self.recipe.video))
 
     def predicts(self, condition: Condition, sampling: Sampling) -> Predict:  # noqa: ARG002 - of use to others

@@ -29,7 +29,7 @@ class MagicID(OnVideo):
     be, and the text, which is what was prepared of each sample, names the person. What is learnt is
     a matter of the losses: ``mse`` on the person's own videos gives the tuned model of the first
     step; ``dpo`` or ``ipo``, on features with ``preferences.parquet``, prefers videos that keep the
-    person, and then those that move (see ``training.pairs_mining``). The reference of these losses
+    person, and then those that move (see ``training.video.mining``). The reference of these losses
     is the base with the LoRA turned off: no second model is held.
 
     Only the loss and the mining are published, on HunyuanVideo; here the base is AnimateDiff or

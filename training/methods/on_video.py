@@ -31,7 +31,7 @@ from training.objective import Objective
 from training.objectives.step import Ask, Drop, Gives
 from training.sampler import Predict, draw, first_noise, latent_px
 from training.settings import TrainRecipe
-from training.video_latents import check_latents
+from training.video.latents import check_latents
 
 
 class OnVideo(Method):

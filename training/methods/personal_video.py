@@ -26,7 +26,7 @@ from training.nets.video_base import ask, is_transformer
 from training.noise import STEPS, Noised
 from training.preference import Preference
 from training.settings import TrainRecipe
-from training.video_prompts import prompts
+from training.video.prompts import prompts
 
 STILL_FPS = 8.0
 """Of videos that are drawn from photographs: AnimateDiff's own pace."""

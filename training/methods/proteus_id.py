@@ -13,7 +13,6 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from infra.errors import BadValue
-from training.chances import by_chance
 from training.features import Features
 from training.method import Batch
 from training.methods.on_video import OnVideo
@@ -24,6 +23,7 @@ from training.nets.tuning import tune
 from training.nets.video_base import ask, is_transformer
 from training.objectives.step import Gives
 from training.settings import TrainRecipe
+from training.video.chances import by_chance
 
 
 class ProteusID(OnVideo):
@@ -58,7 +58,7 @@ class ProteusID(OnVideo):
         tune(self.network, recipe.scale)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return ``loss`` and its terms; see ``Batch``, and ``training.chances`` for its lots."""
+        """Return ``loss`` and its terms; for the lots of ``Batch`` see ``training.video.chances``."""
         return super().forward(by_chance(batch, self.recipe.video))
 
     def trainable(self) -> dict[str, nn.Parameter]:

@@ -15,7 +15,7 @@ def motion(tools: Tools, step: Step) -> Float[Tensor, ""]:
 
     What differs from the original: there M is the sigmoid of the flow in pixels, at least 0.5 on
     the body and 1 above some 5 px a frame, so that it says where a body is, and not where it
-    moves. ``training.video_flow`` divides by the clip's own speed.
+    moves. ``training.video.flow`` divides by the clip's own speed.
 
     References:
         The adaptive motion learning of Zhang et al., "Proteus-ID", arXiv:2506.23729; lambda 1.

@@ -90,8 +90,8 @@ def clip_t(scorer: Any) -> Reward:  # noqa: ANN401 - importing ``Scorer`` brings
     """Score pictures by CLIP against the batch's ``clip_text``: to be watched, without gradients.
 
     Args:
-        scorer: A ``training.scorers.Scorer`` of the kind ``clip``, which made ``clip_text`` (width
-            of CLIP) of the prompts.
+        scorer: A ``training.evaluation.scorers.Scorer`` of the kind ``clip``, which made
+            ``clip_text`` (width of CLIP) of the prompts.
     """
 
     def score(pictures: Float[Tensor, "B 3 H W"], batch: Batch) -> Float[Tensor, " B"]:

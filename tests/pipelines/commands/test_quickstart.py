@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from pipelines.commands.quickstart import _port_of
-from pipelines.sample_web import free_port
+from pipelines.quickstart.web import free_port
 from stages.columns import ERRORS, REJECTIONS
-from tests.pipelines.test_sample_web import TRAPS
+from tests.pipelines.quickstart.test_web import TRAPS
 
 pytestmark = pytest.mark.ray
 VISAGE = str(Path(sys.executable).with_name("visage"))

@@ -20,7 +20,7 @@ from pipelines.video.prepare_samples import landmarks_at, samples_of
 from pipelines.video.prepare_shards import Plan, load_models, on_grid, write_empty, write_shard
 from tests.pipelines.video.made_export import make_export
 from training.features import Prepared
-from training.video_flow import frames_behind
+from training.video.flow import frames_behind
 
 TINY = replace(recipe("video_tiny"), fps=25.0)
 FULL = replace(recipe("video_tiny_cogvideox"), fps=25.0, image_encoder="random:tiny-clip")

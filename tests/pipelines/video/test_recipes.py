@@ -8,7 +8,7 @@ import pytest
 from infra.configuration import from_yaml, to_yaml
 from infra.errors import BadValue
 from pipelines.cli import main
-from pipelines.errands import errand
+from pipelines.cluster.errands import errand
 from pipelines.recipes import FaceSettings, Source
 from pipelines.sources import VIDEOS, list_source, members
 from pipelines.video.recipes import RECIPES, VideoRecipe, faceid_video, recipe

@@ -15,7 +15,7 @@ from PIL import Image
 
 from infra.errors import UnaccountedRows
 from infra.storage import open_folder
-from pipelines.funnel import funnel
+from pipelines.reports.funnel import funnel
 from pipelines.video.clips import CLIP_ROWS
 from pipelines.video.exported import read_clips
 from pipelines.video.report import funnels, write_report

@@ -20,7 +20,7 @@ from training.nets.video_base import ask
 from training.nets.video_codec import CausalCodec
 from training.nets.video_presets import load_video_network
 from training.settings import DropSettings, LossSettings, MethodSettings, OptimiserSettings
-from training.video_settings import VideoSettings
+from training.video.settings import VideoSettings
 
 KIND = MethodSettings(kind="consis_id", identity_norm="raw")
 ADDED_ALONE = VideoSettings(trained="added")

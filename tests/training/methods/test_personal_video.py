@@ -28,7 +28,7 @@ from training.settings import (
     Scale,
     VideoSettings,
 )  # fmt: skip
-from training.video_prompts import PROMPTS
+from training.video.prompts import PROMPTS
 
 HOW = MethodSettings(kind="personal_video", lora_rank=2)
 REWARD = LossSettings(mse=0.0, reward=1.0, reward_steps=2, video_identity_frames=2)

@@ -7,7 +7,6 @@ import pytest
 from tests.training.conftest import write_features
 from tests.training.many import Workers, apart, train
 from tests.training.videos import COGVIDEOX, MOVING, WIDTH, WITH_PICTURE, recipe, write_videos
-from training.pairs_mining import Preference
 from training.preferences import write_preferences
 from training.settings import (
     DropSettings,
@@ -17,6 +16,7 @@ from training.settings import (
     Scale,
     VideoSettings,
 )
+from training.video.mining import Preference
 
 KEPT = DropSettings(identity=0.0, text=0.0, both=0.0)
 SOME = DropSettings(identity=0.2, text=0.1, both=0.1)

@@ -14,7 +14,7 @@ from tests.training.videos import COGVIDEOX, MOVING, WITH_PICTURE, recipe, write
 from training.nets.video_base import ask
 from training.nets.video_presets import load_video_network
 from training.settings import LossSettings, MethodSettings, OptimiserSettings, Scale
-from training.video_settings import VideoSettings
+from training.video.settings import VideoSettings
 
 WORLD, TIMEOUT_S = 2, 120
 KIND = MethodSettings(kind="consis_id", identity_norm="raw")

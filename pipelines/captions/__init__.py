@@ -1,0 +1,1 @@
+"""How captions are written: by whom, how fast, with which engine."""

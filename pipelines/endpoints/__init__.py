@@ -1,0 +1,1 @@
+"""What is asked of Ray Serve, and new versions beside served ones."""

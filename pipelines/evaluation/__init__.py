@@ -1,0 +1,1 @@
+"""What an evaluation is of, and how its scores are told."""

@@ -1,0 +1,1 @@
+"""How a person is taken out of all that a store holds."""

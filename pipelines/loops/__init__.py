@@ -1,0 +1,1 @@
+"""What makes the loop from pictures to an endpoint one run."""

@@ -1,0 +1,1 @@
+"""The small web, the film and the endpoint that the quickstart shows."""

@@ -1,0 +1,1 @@
+"""What a run tells: its page, its plots, its datasheet."""

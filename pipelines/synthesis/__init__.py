@@ -1,0 +1,1 @@
+"""How people who do not exist are planned, drawn and measured."""

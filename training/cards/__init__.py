@@ -1,0 +1,1 @@
+"""What model cards say of loading each kind of export."""

@@ -1,0 +1,1 @@
+"""Recipes of runs as their papers tell them."""

@@ -1,0 +1,1 @@
+"""What training on videos has and pictures do not."""
