@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from infra.errors import UnreadableSource
+from pipelines.quickstart import pages as sample_pages
 from pipelines.quickstart.pages import pages, pictures
-from pipelines.quickstart.shown import pages as sample_pages
 from pipelines.quickstart.web import SampleWeb
 from stages.decode import Decode
 from stages.hashes import pdq
