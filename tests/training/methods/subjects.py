@@ -38,7 +38,7 @@ def make(folder, kind, method, *, base=SD, features=FEATURES, **more):
     return kind(recipe, features, folder)
 
 
-def batch(count=4, seed=0):
+def batch(count=8, seed=0):
     """Samples of a subject and, every second one, of the class."""
     rng = torch.Generator().manual_seed(seed)
     return {

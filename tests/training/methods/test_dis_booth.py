@@ -33,7 +33,7 @@ def made(folder, **more):
     return make(folder, DisBooth, DIS_BOOTH, **({"losses": LOSSES} | more))
 
 
-def of_the_subject(count=4):
+def of_the_subject(count=8):
     return batch(count) | {"is_prior": torch.zeros(count, dtype=torch.bool)}
 
 
@@ -83,7 +83,7 @@ def test_the_image_encoder_sees_pictures_in_0_to_1(tmp_path):
 
 def test_the_class_is_asked_for_without_what_its_pictures_show(tmp_path):
     method = made(tmp_path, losses=LossSettings(mse=0.0, prior=1.0))
-    method(batch() | {"is_prior": torch.ones(4, dtype=torch.bool)})["loss"].backward()
+    method(batch() | {"is_prior": torch.ones(8, dtype=torch.bool)})["loss"].backward()
     assert method.rest_adapter.mask.grad.abs().sum() == 0
 
 

@@ -78,7 +78,7 @@ def test_turned_down_it_is_the_base_bit_for_bit(tmp_path):
 
 
 def test_each_sample_has_the_prompt_of_its_kind_and_no_caption(tmp_path):
-    method, given = made(tmp_path), batch()
+    method, given = made(tmp_path), batch(4)
     words = method._words(given)["text"]
     told, _ = load_text_encoder(SD).encode([ASKED, "a photo of a person"])
     assert torch.equal(words, told[[0, 1, 0, 1]])

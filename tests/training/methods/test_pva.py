@@ -45,8 +45,8 @@ def shown(count=2, seed=0):
 
 
 def given(seed=0):
-    told = batch(4, seed)
-    told["mask"] = torch.zeros(4, 8, 8)
+    told = batch(8, seed)
+    told["mask"] = torch.zeros(8, 8, 8)
     told["mask"][:, 3:5, 3:5] = 1
     del told["is_prior"]
     return told
@@ -62,8 +62,8 @@ def test_tokens_keys_and_values_are_trained_and_all_of_them(tmp_path, base):
 
 @pytest.mark.slow
 def test_a_handful_of_samples_is_learnt_by_heart(tmp_path, base):
-    history = learnt(made(tmp_path, base), given(), 2e-2, steps=25)
-    assert history[-1] < 0.9 * history[0], history[::5]
+    history = learnt(made(tmp_path, base), given(), 2e-2, steps=50)
+    assert history[-1] < 0.8 * history[0], history[::5]
 
 
 @torch.no_grad()
@@ -74,7 +74,7 @@ def test_the_network_is_told_the_hole_and_the_picture_with_grey_in_it(tmp_path, 
     method(told)
     hook.remove()
     noised = method.schedule.noised(told["latents"], told["noise"], told["time"])
-    hole = torch.zeros(4, 8, 8)
+    hole = torch.zeros(8, 8, 8)
     hole[:, 2:6, 2:6] = 1
     picture = decoded(method.codec, told["latents"])
     picture[:, :, 8:24, 8:24] = 0.5

@@ -52,7 +52,7 @@ def test_only_the_word_is_trained(tmp_path):
 
 @pytest.mark.slow
 def test_another_s_word_is_learnt_from_what_is_painted_with_it(tmp_path):
-    given = own() | {"time": torch.tensor([0.3, 0.5, 0.7, 0.9])}
+    given = own(8) | {"time": torch.linspace(0.25, 0.95, 8)}
     given = taught(moved(made(tmp_path / "teacher")), given)
     plain = replace(SEFI, face_attention=0.0)
     history = learnt(made(tmp_path / "student", plain), given, 0.1)
