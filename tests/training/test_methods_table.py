@@ -136,3 +136,23 @@ def test_the_small_generator_has_as_many_as_the_table_says(tmp_path):
 
 def test_every_method_has_a_recipe():
     assert {make().method.kind for make in RECIPES.values()} == set(METHODS)
+
+
+@pytest.mark.parametrize(
+    ("row", "published"),
+    [
+        # Of the networks of the published code, in millions.
+        ("`ip_adapter_faceid` on SD 1.5", 3.68 + 19.17 + 25.5),
+        ("the same on SDXL", 8.93 + 340.8 + 185.8),
+        ("variant `plus` on SD 1.5", 29.9 + 3.68 + 19.17 + 25.5),
+        ("`instant_id` on SDXL", 422.8 + 1251),
+        ("`arc2face` on SD 1.5", 859.5 + 123.1),
+        ("`id_animator` on AnimateDiff for SD 1.5", 29.9 + 19.17 + 25.5),
+        # Of the papers: 6.16 billion of ConsisID, 3.19 billion that Proteus-ID adds to 5.57.
+        ("`consis_id` on CogVideoX-5B-I2V", 6160),
+        ("`proteus_id` on CogVideoX-5B-I2V", 5570 + 3190),
+    ],
+)
+def test_these_are_as_many_as_were_published(row, published):
+    (stated,) = [number for name, _, number in rows() if name == row]
+    assert stated == pytest.approx(published, rel=0.005)
