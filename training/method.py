@@ -116,6 +116,10 @@ class Condition:
     negative_text: Float[Tensor, "samples negatives width"] | None = None
     """What guidance leads away from; None: the empty prompt."""
     negative_pooled: Float[Tensor, "samples pooled"] | None = None
+    series_text: Float[Tensor, "samples subject_tokens width"] | None = None
+    """Of adapters on a base, beside ``text``: hidden states of the subject that is in all pictures
+    of a series, which cross-attention sees once more (arXiv:2501.13554); ``training.series`` makes
+    both. None: no series."""
     attributes: Float[Tensor, "samples H W"] | None = None
     """Of ``Sampling.restore``: in latents, 1 where hair, glasses or another attribute is to follow
     the prompt; None: everywhere. After FreeCure (arXiv:2411.15277), which knows these places from a

@@ -1,12 +1,13 @@
 """Prompts for a series of pictures of one subject: one prompt for all, each picture's part loudest.
 
 Nothing is trained, and nobody's photograph is needed; with an identity adapter it keeps what the
-adapter does not, such as clothes. Shapes: T tokens of width E, P numbers of pooled text.
+adapter does not, such as clothes. Shapes: T tokens, S of them the subject's, of width E; P numbers
+of pooled text.
 """
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from jaxtyping import Float
@@ -20,15 +21,27 @@ SUPPRESS = (-0.01, 0.05)
 """Of each singular value s becoming beta * exp(alpha * s) * s: alpha and beta, as published."""
 
 
+class SeriesText(TypedDict):
+    """What ``Condition`` is told of a series, by its names: ``Condition(identity, **told)``."""
+
+    text: Float[Tensor, "scenes T E"]
+    pooled: Float[Tensor, "scenes P"] | None
+    """Of the whole prompt, in all of them; None where the base takes none."""
+    series_text: Float[Tensor, "scenes S E"]
+    """The start mark and the subject, the same in all."""
+
+
 def series(
     encoder: TextEncoder,
     tokenizer: Any,  # noqa: ANN401 - transformers has no types
     subject: str,
     scenes: Sequence[str],
-) -> tuple[Float[Tensor, "scenes T E"], Float[Tensor, "scenes P"] | None]:
+) -> SeriesText:
     """Encode "subject scene scene ..." once for each scene, with that scene expressed.
 
-    Draw the pictures with one seed each, the same: as published they begin as the same noise.
+    Draw the pictures with one seed each, the same: as published they begin as the same noise. The
+    subject's states are those of the prompt of all, before anything is reweighted; the original
+    encodes the subject alone for it, which is the same: CLIP reads from left to right.
 
     Args:
         encoder: Of the base's text.
@@ -37,8 +50,7 @@ def series(
         scenes: What is different: "reading in a library", "swimming".
 
     Returns:
-        ``Condition.text`` and ``Condition.pooled``, a row for each scene. Pooled text is that of
-        the whole prompt in all of them.
+        What ``Condition`` needs, a row for each scene.
 
     Raises:
         BadValue: There are no scenes, or the prompt of all is longer than the encoder reads.
@@ -52,8 +64,12 @@ def series(
     # Of each beginning, without its end mark: where the next scene's tokens are.
     ends = [len(tokenizer(words)["input_ids"]) - 1 for words in told]
     spans = [range(*both) for both in pairwise(ends)]
-    rows = reweighted(text[0], spans, range(ends[-1], text.shape[1]))
-    return rows, None if pooled is None else pooled.expand(len(scenes), -1)
+    count = len(scenes)
+    return SeriesText(
+        text=reweighted(text[0], spans, range(ends[-1], text.shape[1])),
+        pooled=None if pooled is None else pooled.expand(count, -1),
+        series_text=text[:, : ends[0]].expand(count, -1, -1),
+    )
 
 
 def reweighted(
@@ -63,8 +79,10 @@ def reweighted(
 
     Singular-value reweighting: of the states of the scene and of the end marks together, which hold
     what the whole prompt means, the singular values grow; then, scene after scene, those of each
-    other scene and the end marks shrink. The paper's second part, cross-attention that also sees
-    the unweighted subject of the first pass, is left out: it changes the attention of a base.
+    other scene and the end marks shrink. So it is in the paper, of the states of both of SDXL's
+    towers side by side; its code does the second first, and each tower for itself. It also looks
+    a scene's words up in the prompt, and finds them in the subject if they are there too; here a
+    scene is where it stands. The paper's second part is ``training.nets.series_attention``.
 
     Args:
         text: States of the prompt of all scenes.

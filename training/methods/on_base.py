@@ -21,6 +21,7 @@ from training.nets.codec import decoded, load_codec
 from training.nets.merging import Merge, merging
 from training.nets.presets import load_unet
 from training.nets.references import weights_version
+from training.nets.series_attention import subject_again
 from training.noise import NoiseSchedule, check_base
 from training.objective import Objective
 from training.sampler import draw, first_noise, latent_px
@@ -76,6 +77,10 @@ class AdapterOnBase(StepOnBase):
         """
         identity = condition.identity.to(self.unet.device)
         asked, of = replace(condition, identity=identity), self.conditions
+        series = asked.series_text
+        if series is not None and asked.text is None:
+            cure = "give the text of its scenes too; training.series makes both."
+            raise BadValue("condition.text", None, cure)
         noise = first_noise(asked, rng, sampling, self.features).to(identity)
         someone = self._given(asked, *self._sides_px(noise))
         everybody = torch.ones(len(identity), dtype=torch.bool, device=identity.device)
@@ -100,7 +105,11 @@ class AdapterOnBase(StepOnBase):
             return without, given
 
         merge = Merge(rescale=sampling.rescale, adain_mean=sampling.adain_mean)
-        with self.strength(sampling.scale), merging(self.unet, merge):
+        with (
+            self.strength(sampling.scale),
+            merging(self.unet, merge),
+            subject_again(self.unet, series, 3 if restores else 2),
+        ):
             z_0 = draw(self.schedule, noise, predict, asked, sampling, callback)
         return decoded(self.codec, z_0)
 

@@ -84,8 +84,9 @@ class SubjectOnBase(AdapterOnBase):
         Without text the subject is drawn as it was learnt. ``sampling.scale`` is of what was
         learnt; 0 gives the base's own picture of the prompt.
         """
-        if sampling.rescale or sampling.adain_mean or sampling.restore:
-            cure = "leave rescale, adain_mean and restore out: these are of identity adapters."
+        series = condition.series_text is not None
+        if sampling.rescale or sampling.adain_mean or sampling.restore or series:
+            cure = "leave rescale, adain_mean, restore and series_text out: these are of adapters."
             raise BadValue("sampling", sampling, cure)
         count = len(condition.identity)
         identity = condition.identity.to(self.unet.device)

@@ -1,16 +1,32 @@
 """What can be asked of any adapter on a base when it draws, beside what it learnt."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
 from infra.errors import BadValue
 from tests.training.methods import adapters
-from tests.training.methods.adapters import VARIANTS, condition, make, moved
+from tests.training.methods import test_attention_adapters as attention
+from tests.training.methods import test_research_adapters as research
+from tests.training.methods.adapters import (
+    SD,
+    SDXL,
+    VARIANTS,
+    WIDTH,
+    condition,
+    drawn,
+    empty,
+    make,
+    moved,
+)
 from tests.training.methods.test_instant_id import made as made_instant_id
 from tests.training.methods.test_research_adapters import asked, made
 from training.method import Sampling
+from training.nets.codec import decoded
+from training.nets.presets import load_unet
+from training.sampler import draw
 
 FACEID = {name: VARIANTS[name] for name in ("faceid with LoRA", "plus", "portrait")}
 
@@ -97,3 +113,91 @@ def test_latents_are_restored_where_it_is_asked_and_the_rest_is_the_person_s(tmp
 def test_a_share_that_is_none_is_refused(share):
     with pytest.raises(BadValue, match=r"sampling\.restore"):
         Sampling(restore=share)
+
+
+# A series.
+
+SERIES = {
+    **{name: (partial(faceid, variant=name), condition) for name in FACEID},
+    "instant_id": (made_instant_id, condition),
+    **{name: (partial(made, name=name), asked) for name in research.KINDS},
+    **{kind: (partial(attention.made, kind=kind), attention.asked) for kind in attention.SETTINGS},
+}
+"""How to make each, and what to ask it for."""
+
+
+def in_series(ask):
+    """Ask for the same in a series, whose subject has three tokens."""
+    count = len(ask.identity)
+    return replace(ask, series_text=drawn(1, 3, WIDTH, seed=8).expand(count, -1, -1))
+
+
+@pytest.mark.parametrize("name", SERIES)
+def test_any_adapter_draws_a_series_and_nothing_is_left_behind(tmp_path, name):
+    make_it, ask_it = SERIES[name]
+    method = moved(make_it(tmp_path)).eval()
+    ask = ask_it(method, count=1)
+    before, kept = painted(method, ask), repr(method.unet)
+    names = list(dict(method.unet.named_parameters()))
+    assert not torch.equal(painted(method, in_series(ask)), before)
+    assert torch.equal(painted(method, ask), before)
+    assert repr(method.unet) == kept
+    assert list(dict(method.unet.named_parameters())) == names
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("base", [SD, SDXL])
+@pytest.mark.parametrize("scale", [0.0, 1.0])
+def test_a_series_is_the_prompt_s_branch_told_more_and_the_negative_branch_as_it_is(
+    tmp_path, base, scale
+):
+    """Branch by branch in calls of their own; at scale 0 by the base without an adapter."""
+    method = moved(make(tmp_path, VARIANTS["faceid with LoRA"], base=base)).eval()
+    ask, bare = in_series(condition(method)), load_unet(base)
+    nothing = {name: states.expand(2, *states.shape) for name, states in empty().items()}
+    longer = torch.cat([ask.text, ask.series_text], dim=1)
+
+    def by_adapter(z_t, t, faces, text, pooled):
+        given = method.conditions.whole(faces, image=None, text=text, pooled=pooled)
+        with method.strength(scale):
+            return method._predict(z_t, t.expand(2), given, None)
+
+    def by_base(z_t, t, _, text, pooled):
+        size = torch.tensor([[64, 64, 0, 0, 64, 64]] * 2)
+        added = {} if base == SD else {"text_embeds": pooled, "time_ids": size}
+        return bare(z_t, t, text, added_cond_kwargs=added).sample
+
+    def predict(z_t, t, _):
+        one = by_adapter if scale else by_base
+        without = one(z_t, t, torch.zeros_like(ask.identity), nothing["text"], nothing["pooled"])
+        return without, one(z_t, t, ask.identity, longer, ask.pooled)
+
+    noise, how = drawn(2, 4, 16, 16, seed=7), Sampling(steps=3, scale=scale)
+    expected = decoded(method.codec, draw(method.schedule, noise, predict, ask, how, None))
+    torch.testing.assert_close(
+        adapters.painted(method, ask, scale=scale), expected, rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("how", [{"restore": 0.5}, {"start_step": 1}])
+def test_nobody_is_drawn_in_a_series_too(tmp_path, how):
+    method = faceid(tmp_path)
+    ask = condition(method)
+    assert not torch.equal(painted(method, in_series(ask), **how), painted(method, ask, **how))
+
+
+@pytest.mark.parametrize("option", ["rescale", "adain_mean"])
+def test_a_series_can_be_merged_too(tmp_path, option):
+    method = faceid(tmp_path)
+    ask = in_series(condition(method))
+    merged = painted(method, ask, **{option: True})
+    assert not torch.equal(merged, painted(method, ask))
+    assert not torch.equal(merged, painted(method, **{option: True}))
+    base = painted(method, ask, scale=0.0)
+    assert torch.equal(painted(method, ask, scale=0.0, **{option: True}), base)
+
+
+def test_a_series_without_the_text_of_its_scenes_is_refused(tmp_path):
+    method = faceid(tmp_path)
+    with pytest.raises(BadValue, match=r"condition\.text.*of its scenes"):
+        painted(method, replace(in_series(condition(method)), text=None))
