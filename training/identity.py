@@ -4,22 +4,27 @@ Shapes: B samples, H rows, W columns, P points of a face, S side of a chip.
 """
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from infra.errors import BadValue
+from infra.errors import BadValue, BadWeights
 from infra.weights import locate
-from stages.landmarks import DLIB_TEMPLATE
-from stages.models.dlib_faces import IDENTITY, SMALL_PX, DlibEmbedder
-from stages.models.dlib_resnet import CHIP_PX, load_dlib_resnet
+from stages.models.backend import load_embedder
+from stages.models.dlib_faces import IDENTITY, DlibEmbedder
+from stages.models.dlib_resnet import load_dlib_resnet
+from stages.models.faces import Embedder
+from stages.models.insightface_faces import InsightEmbedder, open_pack
+from training.features import Features
+from training.nets.face_chips import ARCFACE_PX, arcface_chips, dlib_chips
+from training.nets.onnx_graph import OnnxGraph
 
-_PADDING = 0.25
-"""dlib's border around the template's unit square, as a share of its side."""
-_SAMPLES = 2
-"""Each chip pixel is the mean of this many samples squared, so that a large face does not alias."""
+_ROUNDING = 1e-3
+"""How far two computations of one vector may be apart, as a share of its length."""
 
 
 class IdentityEncoder(nn.Module, ABC):
@@ -56,6 +61,63 @@ class DlibEncoder(IdentityEncoder):
         """Crop and embed."""
         vectors: Tensor = self.network(255 * dlib_chips(picture, landmarks))
         return vectors
+
+
+class ArcFaceEncoder(IdentityEncoder):
+    """The crop and the recognition network of an insightface pack, equal to ``InsightEmbedder``.
+
+    Equal but for rounding: its chips have whole levels of grey. Landmarks are of the scheme
+    ``arcface5``. Two noise pictures are embedded both ways first, so a network that would compute
+    anything else in torch than in onnxruntime is never descended.
+
+    Args:
+        pack: A folder with ``.onnx`` files, or the name of a pack that insightface downloads.
+
+    Raises:
+        BadWeights: The pack cannot be had or read, or its network is not known in torch.
+
+    References:
+        Deng et al., "ArcFace: additive angular margin loss for deep face recognition",
+        arXiv:1801.07698.
+    """
+
+    metric = InsightEmbedder.metric
+    same_person_below = InsightEmbedder.same_person_below
+
+    def __init__(self, pack: str) -> None:
+        super().__init__()
+        embedder = load_embedder("insightface", pack, "cpu")
+        model = open_pack(pack, "cpu", 1).models["recognition"]
+        self.network = OnnxGraph(Path(model.model_file))
+        self.mean, self.std = float(model.input_mean), float(model.input_std)
+        self._compare(embedder)
+
+    def forward(
+        self, picture: Float[Tensor, "B 3 H W"], landmarks: Float[Tensor, "B 5 2"]
+    ) -> Float[Tensor, "B dim"]:
+        """Crop and embed."""
+        return self._embed(255 * arcface_chips(picture, landmarks))
+
+    def _embed(self, chips: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B dim"]:
+        """Embed chips, RGB in 0 to 255."""
+        vectors: Tensor = self.network((chips - self.mean) / self.std)
+        return vectors
+
+    @torch.no_grad()
+    def _compare(self, embedder: Embedder) -> None:
+        """Refuse a network whose vectors are not those of the corpus."""
+        rng, file = np.random.default_rng(0), str(self.network.path)
+        chips = rng.integers(0, 256, (2, ARCFACE_PX, ARCFACE_PX, 3), dtype=np.uint8)
+        theirs = torch.from_numpy(embedder.embed(chips))
+        try:
+            ours = self._embed(torch.from_numpy(chips).permute(0, 3, 1, 2).float())
+        except RuntimeError as error:
+            words = f"has a network that does not take two faces at once ({error})"
+            raise BadWeights(file, words, "Export it with a batch of any size.") from error
+        apart = (ours - theirs).norm() / theirs.norm()
+        if not apart < _ROUNDING:
+            words = f"computes other vectors in torch than in onnxruntime, {apart:.1%} apart"
+            raise BadWeights(file, words, "Give another pack.")
 
 
 class IdentityLoss(nn.Module):
@@ -116,71 +178,29 @@ class IdentityLoss(nn.Module):
         return ((one - other) / self.encoder.same_person_below).square().sum(dim=-1)
 
 
-def differentiable_encoder(backend: str) -> IdentityEncoder:
-    """Return the encoder that measures identity for a backend, as a torch module.
+def differentiable_encoder(features: Features, pack: str = "") -> IdentityEncoder:
+    """Return the encoder that some features were measured with, as a torch module.
+
+    Args:
+        features: Whose identities are compared with.
+        pack: The model pack of the backend ``insightface``.
 
     Raises:
-        BadValue: The backend's network is not to be had in torch.
+        BadValue: The pack is missing, or another than the one behind the features.
+        BadWeights: The pack cannot be had or read, or its network is not known in torch.
     """
-    if backend == "dlib":
+    if features.backend == "dlib":
         return DlibEncoder()
-    raise BadValue(
-        "backend",
-        backend,
-        "only 'dlib' has an identity network in torch; ArcFace's is ONNX, in a pack of its own. "
-        "Prepare the features with the backend 'dlib', or set losses.identity to 0.",
-    )
-
-
-def dlib_chips(
-    picture: Float[Tensor, "B 3 H W"], landmarks: Float[Tensor, "B 5 2"]
-) -> Float[Tensor, "B 3 S S"]:
-    """Crop one face per picture as ``dlib.get_face_chip(size=150, padding=0.25)``, differentiably.
-
-    The similarity transform from dlib's mean face to the landmarks has a closed form (see
-    ``stages.landmarks.similarity``). Outside the picture is black, as in dlib. dlib halves large
-    pictures before it samples; here every pixel is the mean of 2 x 2 samples instead, which
-    serves faces up to four times the chip.
-    """
-    if max(picture.shape[2:]) < SMALL_PX:  # as ``DlibEmbedder`` does
-        picture = nn.functional.interpolate(picture, scale_factor=2, mode="bicubic")
-        landmarks = 2 * landmarks
-    height, width = picture.shape[2:]
-    template_P2 = torch.from_numpy(DLIB_TEMPLATE).to(landmarks)
-    template_P2 = (template_P2 + _PADDING) / (1 + 2 * _PADDING) * CHIP_PX
-    turn_B2, mean_2, mean_B2 = _similarity(template_P2, landmarks)
-    centre_B2 = mean_B2 + _turned(CHIP_PX / 2 - mean_2, turn_B2)
-    # dlib puts the centres of the chip's outermost pixels on those of its rectangle in the picture:
-    # CHIP_PX - 1 steps here, CHIP_PX * zoom - 1 there.
-    zoom_B1 = turn_B2.norm(dim=1, keepdim=True).clamp(min=1e-6)
-    step_B2 = turn_B2 * (CHIP_PX - 1 / zoom_B1) / (CHIP_PX - 1)
-    samples = torch.arange(CHIP_PX * _SAMPLES, device=picture.device, dtype=torch.float32)
-    offsets = (samples + 0.5) / _SAMPLES - CHIP_PX / 2
-    grid_SS2 = torch.stack(torch.meshgrid(offsets, offsets, indexing="xy"), dim=-1)
-    at_BSS2 = centre_B2[:, None, None] + _turned(grid_SS2, step_B2[:, None, None])
-    # Pixel centres are whole numbers here, and grid_sample counts from edge to edge as -1 to 1.
-    size_2 = torch.tensor([width, height], device=picture.device)
-    at_BSS2 = (2 * at_BSS2 + 1) / size_2 - 1
-    sampled = nn.functional.grid_sample(picture, at_BSS2, align_corners=False)
-    return nn.functional.avg_pool2d(sampled, _SAMPLES)
-
-
-def _similarity(
-    source_P2: Float[Tensor, "P 2"], points_BP2: Float[Tensor, "B P 2"]
-) -> tuple[Float[Tensor, "B 2"], Float[Tensor, "2"], Float[Tensor, "B 2"]]:
-    """Find ``x -> mean_B2 + _turned(x - mean_2, turn_B2)`` that brings the source to the points.
-
-    Returns:
-        Turns with their scales, as complex numbers; the source's mean; the points' means.
-    """
-    mean_2, mean_B2 = source_P2.mean(dim=0), points_BP2.mean(dim=1)
-    s_P2, p_BP2 = source_P2 - mean_2, points_BP2 - mean_B2[:, None]
-    along_B = (s_P2 * p_BP2).sum(dim=(1, 2))
-    across_B = (s_P2[:, 0] * p_BP2[..., 1] - s_P2[:, 1] * p_BP2[..., 0]).sum(dim=1)
-    return torch.stack([along_B, across_B], dim=1) / s_P2.square().sum(), mean_2, mean_B2
-
-
-def _turned(points: Float[Tensor, "*more 2"], turn: Float[Tensor, "*other 2"]) -> Tensor:
-    """Multiply points and turns as complex numbers."""
-    (x, y), (along, across) = points.unbind(-1), turn.unbind(-1)
-    return torch.stack([along * x - across * y, across * x + along * y], dim=-1)
+    if features.backend == "insightface" and not pack:
+        cure = (
+            f"the features were made with insightface's {features.embedder}, whose network is in a "
+            "model pack. Name its folder, or set the losses that look at who is seen to 0."
+        )
+        raise BadValue("losses.identity_pack", pack, cure)
+    if (tag := load_embedder(features.backend, pack, "cpu").card.tag) != features.embedder:
+        cure = (
+            f"the features were made with the encoder {features.embedder}, and this pack's is "
+            f"{tag}: distances between two encoders mean nothing. Give the pack of the features."
+        )
+        raise BadValue("losses.identity_pack", pack, cure)
+    return ArcFaceEncoder(pack)

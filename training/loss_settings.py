@@ -20,6 +20,9 @@ class LossSettings:
     identity: float = 0.0
     """Distance of the one-step clean picture's identity to the target's, of samples that are more
     signal than noise."""
+    identity_pack: str = ""
+    """Of all losses that look at who is seen, on features measured with insightface: the folder of
+    the model pack that they were measured with."""
     triplet: float = 0.0
     """The same picture must be nearer to the target's identity than to another person's."""
     localise: float = 0.0
@@ -70,16 +73,24 @@ class LossSettings:
     a scorer is set."""
     reward_scorer: str = ""
     """Of `reward`: CLIP that says how well a picture fits its prompt and looks, file:<folder>;
-    HPSv2 is one. Without, neither of these two counts, unless code sets a scorer of its own."""
+    HPSv2 is one. Without, neither of these two counts, unless code sets a scorer of its own. A
+    sample without a caption counts for identity alone."""
+    reward_watch: str = ""
+    """Of `reward`: CLIP whose CLIP-T, of what is drawn and its caption, is recorded as
+    `reward_clip_t` and never descended, file:<folder>; may be that of `reward_scorer`. Rewards are
+    hacked: a run says when it falls."""
     min_snr_gamma: float = 0.0
     """Clip of the signal-to-noise weight (arXiv:2303.09556 uses 5); 0: unweighted."""
 
     def __post_init__(self) -> None:
-        numbers = [each.name for each in fields(self) if each.name != "reward_scorer"]
+        numbers = [each.name for each in fields(self) if each.type in (float, int)]
         if min(getattr(self, name) for name in numbers) < 0:
             raise BadValue("losses", self, "weights are 0 or more.")
         if not any(getattr(self, name) for name in LOSSES):
             raise BadValue("losses", self, "at least one weight must be above 0.")
+        if self.reward_watch and not self.reward:
+            cure = "it watches losses.reward; set that above 0 too, or leave this empty."
+            raise BadValue("losses.reward_watch", self.reward_watch, cure)
         if self.dpo_beta == 0 and (self.dpo or self.ipo):
             raise BadValue("losses.dpo_beta", 0.0, "give more than 0; thousands are usual.")
         if self.dpo_first_stage > 1:

@@ -38,11 +38,20 @@ from training.build import make_method
 from training.features import Features, Prepared
 from training.methods.base import BaseGenerator
 from training.recipes import lfw64
-from training.settings import MethodSettings, Scale
+from training.settings import BaseModelSettings, MethodSettings, Scale
 
 UNSIGNED = ProvenanceSettings(watermark="none", credentials=False)
 QUIET = Console(file=io.StringIO())
 FEW = replace(lfw64(), method=MethodSettings(kind="base", width=32), scale=Scale(threads=1))
+
+ARC2FACE = replace(
+    FEW,
+    method=MethodSettings(kind="arc2face"),
+    base=BaseModelSettings(weights="random:tiny-sd128"),
+)
+MODELS = pytest.mark.parametrize(
+    ("model", "aligned"), [pytest.param("model", True, id="base"), ("arc2face", False)]
+)
 
 
 def write_corpus(home, vectors, *, embedder=None, **columns):
@@ -71,10 +80,12 @@ def crowd(people=40, dim=128):
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A corpus, and a model that was never trained."""
+    """A corpus, and two models that were never trained."""
     home = tmp_path_factory.mktemp("home")
     features = measured_features(home / "features", people=4, photos=2)
     make_method(FEW, Prepared(features)).save(home / "model")
+    features = measured_features(home / "whole", aligned=False, people=4, photos=2)
+    make_method(ARC2FACE, Prepared(features)).save(home / "arc2face")
     write_corpus(home / "corpus", crowd(), gender=["female", "female", "male", "male"] * 20)
     return home
 
@@ -92,9 +103,13 @@ def rows_of(folder):
     )  # fmt: skip
 
 
-def test_the_same_seed_gives_the_same_files_and_another_one_other_people(home, tmp_path):
+@MODELS
+def test_the_same_seed_gives_the_same_files_and_another_one_other_people(
+    home, tmp_path, model, aligned
+):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        synthesize(asked(home, seed=seed), str(tmp_path / name), QUIET)
+        settings = asked(home, seed=seed, model=f"file:{home}/{model}", aligned=aligned)
+        synthesize(settings, str(tmp_path / name), QUIET)
     files = [sorted((tmp_path / name / "export/parquet").iterdir()) for name in "ab"]
     assert len(files[0]) == 3
     assert [path.read_bytes() for path in files[0]] == [path.read_bytes() for path in files[1]]
@@ -103,15 +118,18 @@ def test_the_same_seed_gives_the_same_files_and_another_one_other_people(home, t
     assert ours["asked_vector"][0] != others["asked_vector"][0]
 
 
-def test_a_picture_is_the_same_whatever_it_is_drawn_together_with(home, tmp_path):
+@MODELS
+def test_a_picture_is_the_same_whatever_it_is_drawn_together_with(home, tmp_path, model, aligned):
+    drawn = {"model": f"file:{home}/{model}", "aligned": aligned}
     for name, together in (("a", 1), ("b", 3)):
-        synthesize(asked(home, people_per_part=together), str(tmp_path / name), QUIET)
+        synthesize(asked(home, people_per_part=together, **drawn), str(tmp_path / name), QUIET)
     pixels = [
         [np.asarray(Image.open(io.BytesIO(blob)), np.int16) for blob in rows["blob"].to_pylist()]
         for rows in (rows_of(tmp_path / "a"), rows_of(tmp_path / "b"))
     ]
     # Sums of another order round otherwise.
     assert np.abs(np.array(pixels[0]) - np.array(pixels[1])).max() <= 1
+    assert np.abs(pixels[0][0] - pixels[0][2]).max() > 1, "two people are drawn as one"
 
 
 def test_a_broken_off_corpus_goes_on_and_draws_nothing_twice(home, tmp_path, monkeypatch):

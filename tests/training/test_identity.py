@@ -4,15 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from infra.errors import BadValue
 from stages.models.backend import load_detector, load_embedder
 from tests.stages.models.photos import astronaut, group
-from training.identity import IdentityEncoder, IdentityLoss, differentiable_encoder, dlib_chips
+from training.identity import DlibEncoder, IdentityEncoder, IdentityLoss
+from training.nets.face_chips import dlib_chips
 
 
 @pytest.fixture(scope="module")
 def loss():
-    return IdentityLoss(differentiable_encoder("dlib"))
+    return IdentityLoss(DlibEncoder())
 
 
 @pytest.fixture(scope="module")
@@ -161,10 +161,3 @@ def test_the_encoder_stays_frozen_while_the_model_around_it_trains():
     assert loss.training
     assert not loss.encoder.drop.training
     assert not loss.encoder.scale.requires_grad
-
-
-def test_a_backend_without_a_torch_network_is_refused_with_the_cure():
-    with pytest.raises(
-        BadValue, match=r"backend cannot be 'insightface': .* losses\.identity to 0"
-    ):
-        differentiable_encoder("insightface")

@@ -71,11 +71,77 @@ def write_recogniser(path, *, batch="N", side=112):
     _save(path, nodes, [batch, 3, side, side], outputs, weights)
 
 
-def write_pack(folder, export="batched", *, batch="N"):
+def write_arcface(path, tail="gemm", *, seed=2, dim=32, batch="N", side=112, bend="PRelu", **more):
+    """Write an ArcFace of the published networks' operators, as ``torch.onnx`` writes them.
+
+    One residual block between a batch norm and the end of an IResNet (``gemm``) or of a
+    MobileFaceNet, which counts the pictures (``matmul``), or takes one (``folded``).
+
+    Args:
+        path: Of the file.
+        tail: Which end.
+        seed: Of the weights.
+        dim: Of the vectors.
+        batch: The declared number of pictures.
+        side: Of the pictures, in pixels.
+        bend: The operator after the first convolution.
+        more: Attributes of the block's first convolution.
+    """
+    rng = np.random.default_rng(seed)
+    weights, nodes = [], []
+    places = (side // 8) ** 2
+
+    def node(kind, inputs, output, **attributes):
+        nodes.append(helper.make_node(kind, inputs, [output], output, **attributes))
+        return output
+
+    def held(name, array, kind=np.float32):
+        weights.append(numpy_helper.from_array(np.asarray(array).astype(kind), name))
+        return name
+
+    def drawn(name, *shape, about=0.0, scale=0.1):
+        return held(name, rng.normal(about, scale, shape))
+
+    def norm(x, name):
+        channels = dim if name == "embedding" else 8
+        about = {"scale": 1.0, "bias": 0.0, "mean": 0.0, "variance": 1.0}
+        parts = [drawn(f"{name}_{part}", channels, about=of) for part, of in about.items()]
+        return node("BatchNormalization", [x, *parts], name, epsilon=1e-5, momentum=0.9)
+
+    def conv(x, name, stride, size=3, **attributes):
+        into = (3 if x == "x" else 8) // attributes.get("group", 1)
+        kernel = drawn(f"{name}_kernel", 8, into, size, size, scale=(into * size**2) ** -0.5)
+        said = {"kernel_shape": [size, size], "strides": [stride, stride], "pads": [size // 2] * 4}
+        return node("Conv", [x, kernel, drawn(f"{name}_bias", 8)], name, **said | attributes)
+
+    slope = [drawn("slope", 8, 1, 1)] if bend == "PRelu" else []
+    x = node(bend, [conv("x", "stem", 4, 5), *slope], "bent")
+    inner = conv(norm(x, "block_norm"), "block_in", 1, group=4, **more)
+    inner = conv(node("PRelu", [inner, drawn("slopes", 8, 1, 1)], "block_bent"), "block_out", 2)
+    x = norm(node("Add", [inner, conv(x, "beside", 2, 1)], "sum"), "last_norm")
+    matrix = drawn("matrix", dim, 8 * places, scale=(8 * places) ** -0.5)
+    if tail == "gemm":
+        flat = node("Flatten", [x], "flat", axis=1)
+        said = {"alpha": 1.0, "beta": 1.0, "transB": 1}
+        x = node("Gemm", [flat, matrix, drawn("bias", dim)], "dense", **said)
+    else:
+        first, minus, zero = (held(f"n{n}", n, np.int64) for n in ([0], [-1], 0))
+        many = held("sole", [1], np.int64)
+        if tail == "matmul":
+            one = node("Gather", [node("Shape", [x], "shape"), zero], "one", axis=0)
+            many = node("Unsqueeze", [one, first], "many")
+        flat = node("Reshape", [x, node("Concat", [many, minus], "sizes", axis=0)], "flat")
+        x = node("MatMul", [flat, node("Transpose", [matrix], "turned", perm=[1, 0])], "dense")
+    norm(x, "embedding")
+    outputs = [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, [batch, dim])]
+    _save(path, nodes, [batch, 3, side, side], outputs, weights)
+
+
+def write_pack(folder, export="batched", *, batch="N", recogniser=write_recogniser, **more):
     """Write a folder with a detector and a recogniser; return its name."""
     folder.mkdir(parents=True, exist_ok=True)
     write_detector(folder / "det.onnx", export, batch=batch)
-    write_recogniser(folder / "rec.onnx", batch=batch)
+    recogniser(folder / "rec.onnx", batch=batch, **more)
     return str(folder)
 
 

@@ -47,8 +47,9 @@ PARTS = {
 SELDOM = ("consistent_id", "photo_verse", "w_plus", "infinite_id", "dp_adapter", "uni_id")
 """Kinds whose parts are like others': only in the slow tests."""
 SELDOM_TOGETHER = [
-    ("consistent_id", 0), ("photo_verse", 0), ("w_plus", 3), ("infinite_id", 0), ("dp_adapter", 2),
-    ("uni_id", 0),
+    ("consistent_id", 0), ("consistent_id", 2), ("photo_verse", 0), ("photo_verse", 2),
+    ("w_plus", 3), ("infinite_id", 0), ("infinite_id", 3), ("dp_adapter", 2), ("uni_id", 0),
+    ("uni_id", 3),
 ]  # fmt: skip
 EVERY = pytest.mark.parametrize(
     "kind",

@@ -114,7 +114,8 @@ def pair(home):
 
 
 @pytest.mark.parametrize(
-    ("kind", "stage"), [("dis_booth", 2), ("stable_identity", 3), ("sefi_ide", 3)]
+    ("kind", "stage"),
+    [("lora", 2), ("dis_booth", 2), ("stable_identity", 3), ("sefi_ide", 3), ("pva", 3)],
 )
 def test_two_workers_have_the_losses_of_one(home, pair, tmp_path, kind, stage):
     ours = recipe(home, kind)

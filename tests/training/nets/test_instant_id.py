@@ -88,6 +88,73 @@ def test_a_list_of_the_unet_s_processors_takes_the_published_keys_and_values():
     assert torch.equal(published[f"ip_adapter.{numbers[3]}.to_v_ip.weight"], attention.to_v.weight)
 
 
+class AttnProcessor(nn.Module):
+    """The original's processor of self-attention: a module without weights."""
+
+    tokens = 0
+
+    def forward(self, attention, x, encoder_hidden_states=None, **_):
+        states = x if encoder_hidden_states is None else encoder_hidden_states
+        text, person = states[:, : states.shape[1] - self.tokens], states[:, -self.tokens :]
+        query = attention.to_q(x)
+        seen = self.look(attention, query, attention.to_k(text), attention.to_v(text))
+        if self.tokens:
+            keys, values = self.to_k_ip(person), self.to_v_ip(person)
+            seen = seen + self.look(attention, query, keys, values)
+        return attention.to_out[0](seen)
+
+    def look(self, attention, *parts):
+        split = (part.unflatten(2, (attention.heads, -1)).transpose(1, 2) for part in parts)
+        return nn.functional.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
+
+
+class IPAttnProcessor(AttnProcessor):
+    """The original's of cross-attention, whose last tokens are the person's."""
+
+    def __init__(self, hidden_size, cross_attention_dim, num_tokens):
+        super().__init__()
+        self.tokens = num_tokens
+        self.to_k_ip, self.to_v_ip = (
+            nn.Linear(cross_attention_dim, hidden_size, bias=False) for _ in range(2)
+        )
+
+
+def community_unet(base, state_dict):
+    """Return a UNet as the community pipeline's ``set_ip_adapter`` loads it."""
+    unet, processors = load_unet(base), {}
+    width = unet.config.cross_attention_dim
+    for name in unet.attn_processors:
+        size = unet.get_submodule(name.removesuffix(".processor")).to_k.out_features
+        own = name.endswith("attn1.processor")
+        processors[name] = AttnProcessor() if own else IPAttnProcessor(size, width, num_tokens=16)
+    unet.set_attn_processor(processors)
+    layers = nn.ModuleList(unet.attn_processors.values())
+    layers.load_state_dict(state_dict["ip_adapter"], strict=True)
+    return unet
+
+
+@torch.no_grad()
+def test_the_community_pipeline_loads_our_keys_and_values_strictly_and_predicts_the_same():
+    ours = adapter()
+    rng = torch.Generator().manual_seed(0)
+    for name, weight in ours.weights().items():
+        if name.startswith("unet."):
+            weight.copy_(0.2 * torch.randn(weight.shape, generator=rng))
+    state_dict = {"image_proj": {}, "ip_adapter": {}}
+    for name, weight in ours.publish().items():
+        part, _, rest = name.partition(".")
+        state_dict[part][rest] = weight
+    theirs = community_unet("random:tiny-sd", state_dict)
+    noise, text, person = (
+        torch.randn(shape, generator=rng) for shape in ((2, 4, 16, 16), (2, 5, 32), (2, 16, 32))
+    )
+    known = ours.unet(noise, 500, (text, [person[:, None]])).sample
+    found = theirs(noise, 500, torch.cat([text, person], dim=1)).sample
+    torch.testing.assert_close(found, known, rtol=1e-4, atol=1e-5)
+    nobody = ours.unet(noise, 500, (text, [torch.zeros_like(person[:, None])])).sample
+    assert (nobody - known).abs().max() > 1e-3
+
+
 def test_what_is_published_is_adopted_back():
     ours = adapter()
     back = ours.adopt(ours.publish(), PATH)
