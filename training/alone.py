@@ -15,6 +15,7 @@ from infra.errors import BadValue, VisageError
 from training.build import build
 from training.engine import PlainEngine
 from training.evaluation.validation import validator
+from training.hacking import Hacked
 from training.loop import Report, ReportFile, fit
 from training.recipes import recipe
 from training.settings import TrainRecipe
@@ -91,10 +92,12 @@ def _train(chosen: TrainRecipe, out: Path) -> int:
     job = build(chosen)
     out.mkdir(parents=True, exist_ok=True)
     (out / "recipe.yaml").write_text(to_yaml(chosen))
-    keep = ReportFile(out)
+    keep, hacked = ReportFile(out), Hacked(out)
 
     def tell(report: Report) -> None:
         keep(report)
+        if said := hacked(report):
+            sys.stdout.write(f"{said}\n")
         left_s = (chosen.steps - report.step) * chosen.batch / report.images_per_s
         sys.stdout.write(
             f"step {report.step} of {chosen.steps}: loss {report.losses['loss']:.4f}, "

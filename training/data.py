@@ -6,7 +6,7 @@ it would have seen. ``training.order`` says which sample comes when.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -32,6 +32,10 @@ class Batches:
     """The batches of a run, by step.
 
     One thread reads ahead: while a step is computed, the next one of the same worker is read.
+
+    Attributes:
+        captions: Makes what losses want to know of the captions of samples, more entries of a
+            batch; ``training.build`` sets it where one does.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class Batches:
         if len(samples) == 0:
             raise BadValue("data.path", str(prepared.folder), "it holds no samples to train on.")
         self.prepared, self.samples, self.recipe = prepared, samples, recipe
+        self.captions: Callable[[Int64[np.ndarray, " batch"]], dict[str, Tensor]] = lambda _: {}
         self._photos: dict[str, list[int]] = defaultdict(list)
         self._others: dict[int, Int64[np.ndarray, " others"]] = {}
         if recipe.data.prior_share:
@@ -103,6 +108,7 @@ class Batches:
         for name in OF_REFERENCE:
             if name in there:
                 batch[name] = self.prepared.read(name, references)
+        batch |= self.captions(targets)
         batch["target_identity"] = self.prepared.read("identity", targets)
         if self.recipe.data.subject:
             batch["is_prior"] = torch.from_numpy(self._of_others(positions))

@@ -31,7 +31,7 @@ from training.objectives.reward import reward
 from training.objectives.step import Gives, Step, Term, Tools, needed
 from training.objectives.triplet import triplet
 from training.objectives.video_identity import video_identity
-from training.settings import LossSettings
+from training.settings import LossSettings, TrainRecipe
 
 PREDICTION = Gives()
 """What every method gives: its prediction."""
@@ -51,15 +51,15 @@ LOSSES: dict[str, Term] = {
     "mse": Term(_mse),
     "masked": Term(_masked),
     "identity": Term(identity, sees=True, still=True),
-    "triplet": Term(triplet, sees=True, still=True),
+    "triplet": Term(triplet, sees=True, still=True, compares=True, people=True),
     "localise": Term(localise, ("attention",)),
     "fair": Term(fair, ("residuals",)),
-    "edit_direction": Term(edit_direction, ("ask", "base", "more")),
+    "edit_direction": Term(edit_direction, ("ask", "base", "more"), compares=True),
     "prior": Term(prior),
     "motion": Term(motion),
     "contrastive_disentangle": Term(contrastive_disentangle, ("ask", "embed")),
-    "decorrelate": Term(decorrelate, ("embed",), network=make_projection),
-    "identity_adversary": Term(identity_adversary, network=make_adversary),
+    "decorrelate": Term(decorrelate, ("embed", "vector"), network=make_projection, compares=True),
+    "identity_adversary": Term(identity_adversary, network=make_adversary, still=True),
     "reward": Term(reward, ("ask",), sees=True),
     "enhanced_contrast": Term(enhanced_contrast, ("ask", "more"), sees=True, still=True),
     "dpo": Term(dpo, ("ask", "base")),
@@ -73,14 +73,48 @@ _CURES = {
     "to 0.",
     "more": "this method is told the person, and nothing that could be left out beside; use an "
     "adapter that is told prompts, or set it to 0.",
-    "attention": "this method has no attention to identity that could be looked at; use an "
-    "adapter with identity tokens, such as ip_adapter_faceid, or set it to 0.",
+    "attention": "this method has no attention to identity beside text that could be looked at; "
+    "use an adapter whose tokens stand beside text's, such as ip_adapter_faceid, or set it to 0.",
     "residuals": "this method adds nothing to attention that could be looked at; use an adapter "
     "such as ip_adapter_faceid, or set it to 0.",
     "embed": "this method makes no identity tokens; use another, such as ip_adapter_faceid, or set "
     "it to 0.",
+    "vector": "this method makes its identity tokens of something else than the person's vector, "
+    "so it cannot be shown two photographs of a person; use another, such as ip_adapter_faceid, or "
+    "set it to 0.",
 }
 """What to do where a method does not give what a loss needs."""
+
+
+def check_company(recipe: TrainRecipe, people: int) -> None:
+    """Refuse losses that would be 0 in every microbatch of a run, for want of company.
+
+    Who gives each sample its ``negative_identity`` or ``edit_text`` asks the method itself, and not
+    ``training.build.build``: its batches have neither.
+
+    Args:
+        recipe: Of the run.
+        people: How many there are in its samples, those of a subject's class among them.
+
+    Raises:
+        BadValue: A loss compares samples, and a microbatch has one; or it compares people, and all
+            samples are of one; or it is of a class, and no samples are.
+    """
+    share = recipe.batch // (recipe.scale.workers // recipe.scale.sequence)
+    others = "give data.subject and data.prior_share with it, or set it to 0."
+    for name, term in LOSSES.items():
+        if not (weight := float(getattr(recipe.losses, name))):
+            continue
+        cure = ""
+        if term.compares and min(recipe.microbatch, share) == 1:
+            cure = "it compares samples of a microbatch; set microbatch to 2 or more"
+            cure += ", and batch to as many for each worker." if share == 1 else "."
+        elif term.people and people == 1:
+            cure = f"it compares people, and all samples are of one; {others}"
+        elif name == "prior" and not recipe.data.prior_share:
+            cure = f"no samples are of the class; {others}"
+        if cure:
+            raise BadValue(f"losses.{name}", weight, cure)
 
 
 class Objective(nn.Module):
@@ -123,20 +157,40 @@ class Objective(nn.Module):
             # Only here: it brings the identity network.
             from training.identity import IdentityLoss, differentiable_encoder
 
-            self.identity_loss = IdentityLoss(differentiable_encoder(features.backend))
+            encoder = differentiable_encoder(features, settings.identity_pack)
+            self.identity_loss = IdentityLoss(encoder)
         # No module: the codec, which it holds, is the method's.
         known: Any = self.identity_loss
         self.tools = Tools(settings, schedule, codec, features, gives, known)
-        if settings.reward_scorer and "reward" in self.weights:
-            from training.preference import Preference
-
-            self.tools.aesthetic = Preference(settings.reward_scorer)
+        self.captions: dict[str, Any] = {}
+        """Each ``Preference`` that is to find its vectors of the samples' captions in the batch, by
+        the entry's name; a method that asks in prompts of its own brings theirs, and empties it."""
+        if "reward" in self.weights and (settings.reward_scorer or settings.reward_watch):
+            self._load_clips()
         self.networks = self.tools.networks
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             for name in self.weights:
                 if (make := LOSSES[name].network) is not None:
                     self.networks[name] = make(self.tools)
+
+    def _load_clips(self) -> None:
+        """Load what scores looks and what is watched: once, where they are the same."""
+        from training.preference import Preference
+
+        settings, reading = self.settings, list[Preference]()
+        scorer = Preference(settings.reward_scorer) if settings.reward_scorer else None
+        if scorer is not None:
+            self.tools.aesthetic = scorer
+            if settings.reward_aesthetic or settings.reward_semantic:
+                reading.append(scorer)
+        if settings.reward_watch:
+            watch = scorer
+            if watch is None or watch.reference != settings.reward_watch:
+                watch = Preference(settings.reward_watch, "reward_watch")
+            self.tools.watch = {"clip_t": watch.clip_t}
+            reading.append(watch)
+        self.captions = {clip.entry: clip for clip in reading}
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Name the losses' own networks: moved and kept at resume, of no use to an export."""

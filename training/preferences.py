@@ -179,7 +179,7 @@ class PairBatches(Batches):
         batch["loser_latents"] = self.prepared.read("latents", pairs.loser[targets])
         for name in {"text", "pooled", "attributes_text"} & batch.keys():
             batch[name] = self.prepared.read(name, pairs.told[targets])
-        return batch
+        return batch | self.captions(pairs.told[targets])
 
 
 def make_batches(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from infra.errors import BadValue
+from infra.errors import BadValue, UnreadableSource
 from tests.training.conftest import write_features
 from training.data import Batches
 from training.features import Prepared
@@ -100,7 +100,7 @@ def test_a_failure_to_read_ahead_is_raised_where_the_step_is_wanted(batches, fea
     for shard in (features / "shards").iterdir():
         shard.unlink()
     list(made.micro(1))
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(UnreadableSource, match="does not exist"):
         list(made.micro(2))
 
 
@@ -185,3 +185,15 @@ def test_the_order_without_buckets_is_the_one_that_runs_were_measured_with():
     second = np.random.default_rng([0, 1]).permutation(5)
     assert order.at(0).tolist() == first.tolist()
     assert order.at(1).tolist() == second.tolist()
+
+
+def test_what_is_told_of_captions_is_of_the_target_and_the_same_for_every_worker(batches):
+    one, two = batches(microbatch=8), batches(microbatch=2, scale=Scale(workers=2))
+    for made in (one, two):
+        made.captions = lambda samples: {"clip_text": torch.from_numpy(samples.copy())[:, None]}
+    whole = joined(list(one.micro(3)))
+    parts = joined([part for rank in (0, 1) for part in two.micro(3, rank, 2)])
+    assert whole["clip_text"].equal(parts["clip_text"])
+    of_targets = one.prepared.read("latents", whole["clip_text"][:, 0].numpy())
+    assert of_targets.equal(whole["latents"])
+    assert "clip_text" not in next(batches(microbatch=8).micro(3))

@@ -35,5 +35,5 @@ def test_it_can_be_descended_to_the_picture_and_trains_nothing_of_its_own():
 
 
 def test_it_wants_the_vectors_of_the_prompts():
-    with pytest.raises(BadValue, match=r"no `clip_text`; this method does not ask in its own"):
+    with pytest.raises(BadValue, match=r"reward_scorer .* no `clip_text`; make it with training"):
         Preference(CLIP)(pictures(), {})

@@ -24,7 +24,6 @@ from training.nets.text import load_text_encoder
 from training.nets.tuning import tune
 from training.nets.video_base import ask, is_transformer
 from training.noise import STEPS, Noised
-from training.preference import Preference
 from training.settings import TrainRecipe
 from training.video.prompts import prompts
 
@@ -55,7 +54,7 @@ class PersonalVideo(OnVideo):
 
     file = WEIGHTS_FILE
     text: Float[Tensor, "prompts L E"]
-    """To train it: of all prompts. Beside it ``clip_text``, where a scorer wants it."""
+    """To train it: of all prompts. Beside it CLIP's vectors of them, where losses want these."""
 
     def __init__(self, recipe: TrainRecipe, features: Features, folder: Path) -> None:
         """Put the LoRA in; to train it, read the prompts.
@@ -151,11 +150,10 @@ class PersonalVideo(OnVideo):
         if cut := [p for p, long in zip(told, encoder.overlong(told), strict=True) if long]:
             raise BadValue("video.prompts", cut[0], f"it is longer than {encoder.tokens} tokens.")
         states = encoder.encode(told)[0].float()
-        scorer = self.objective.tools.aesthetic
-        # Copies: what was encoded for inference may take no part in any gradient.
-        if isinstance(scorer, Preference):
-            return {"text": states.clone(), "clip_text": scorer.vectors(told).clone()}
-        return {"text": states.clone()}
+        clips, self.objective.captions = self.objective.captions, {}
+        # A copy: what was encoded for inference may take no part in any gradient.
+        vectors = {name: clip.vectors(told) for name, clip in clips.items()}
+        return {"text": states.clone(), **vectors}
 
 
 def _moving(features: Features, recipe: TrainRecipe) -> Features:

@@ -4,17 +4,16 @@ Shapes: B samples, C channels, T frames of videos, H rows, W columns of latents;
 looked at of each video, 1 of a picture; N pictures, B x K.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from torch import Tensor
 
 from infra.errors import BadValue
 from training.method import Batch
 from training.noise import STEPS
-from training.objectives.step import Reward, Step, Tools, needed
+from training.objectives.step import Reward, Step, Tools
 from training.objectives.video_identity import frames_at, spread_over
 
 FROM_T = 800
@@ -32,9 +31,11 @@ def reward(tools: Tools, step: Step) -> Float[Tensor, ""]:
     ``reward_steps`` calls of the network, without guidance, of which the last
     ``reward_gradient_steps`` keep gradients. R is ``Tools.aesthetic``, a its weight
     ``reward_aesthetic``. ``Tools.watch`` is measured beside it and never descended: identity
-    rewards are known to be hacked (ID-Aligner's CLIP-T falls from 22.0 to 20.6), so record CLIP-T
-    (``clip_t``) and stop where it falls. Recorded: ``reward_identity``, ``reward_aesthetic``, and
-    ``reward_`` with each watched name.
+    rewards are known to be hacked (ID-Aligner's CLIP-T falls from 22.0 to 20.6), so name a CLIP in
+    ``reward_watch``, and stop where ``reward_clip_t`` falls (``training.hacking`` says so).
+    Recorded: ``reward_identity``, ``reward_aesthetic``, and ``reward_`` with each watched name. A
+    sample that cannot be scored (NaN), as nothing was said of it, has its d alone in L, and is in
+    no mean that is recorded.
 
     Of a video d and R are means over ``video_identity_frames`` of the frames in which the target's
     face is seen. With c = ``reward_semantic``
@@ -74,34 +75,18 @@ def reward(tools: Tools, step: Step) -> Float[Tensor, ""]:
     step.record["reward_identity"] = -far.detach().mean()
     if tools.aesthetic is not None and max(scored.values()) > 0:
         looks = tools.aesthetic(pictures, looked.batch)
-        step.record["reward_aesthetic"] = looks.detach().mean()
-        far = far - share * looked.mean(looks)
+        rated = looked.of(looks)
+        step.record["reward_aesthetic"] = rated.tally(looks.detach())
+        far = far - share * rated.mean(looks)
         if semantic > 0:
-            drift = _drift(tools, step, looked, tools.aesthetic, looks)
+            drift = _drift(tools, step, rated, tools.aesthetic, looks)
             step.record["reward_semantic"] = -drift.detach().mean()
             far = far + semantic * drift
     for name, score in tools.watch.items():
         with torch.no_grad():
-            step.record[f"reward_{name}"] = score(pictures.detach(), looked.batch).mean()
+            found = score(pictures.detach(), looked.batch)
+        step.record[f"reward_{name}"] = looked.of(found).tally(found)
     return (far * step.asked).mean()
-
-
-def clip_t(scorer: Any) -> Reward:  # noqa: ANN401 - importing ``Scorer`` brings transformers
-    """Score pictures by CLIP against the batch's ``clip_text``: to be watched, without gradients.
-
-    Args:
-        scorer: A ``training.evaluation.scorers.Scorer`` of the kind ``clip``, which made
-            ``clip_text`` (width of CLIP) of the prompts.
-    """
-
-    def score(pictures: Float[Tensor, "B 3 H W"], batch: Batch) -> Float[Tensor, " B"]:
-        cure = "put CLIP's vectors of the prompts there, or watch something else."
-        wanted = needed(batch, "clip_text", "reward", 0.0, cure)
-        bytes_ = (pictures.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1)
-        vectors = torch.from_numpy(scorer.pictures(bytes_.cpu().numpy())).to(wanted)
-        return nn.functional.cosine_similarity(vectors, wanted, dim=1)
-
-    return score
 
 
 @dataclass(frozen=True)
@@ -118,8 +103,18 @@ class _Looked:
 
     def mean(self, scores: Float[Tensor, " N"]) -> Float[Tensor, " B"]:
         """Return each sample's mean over what counts of it; 0 where nothing does."""
-        counted = torch.where(self.there > 0, scores.view_as(self.there), 0.0)
-        return counted.sum(dim=1) / self.there.sum(dim=1).clamp(min=1)
+        return self._counted(scores).sum(dim=1) / self.there.sum(dim=1).clamp(min=1)
+
+    def of(self, scores: Float[Tensor, " N"]) -> "_Looked":
+        """Leave out what has no score."""
+        return replace(self, there=self.there * ~scores.detach().isnan().view_as(self.there))
+
+    def tally(self, scores: Float[Tensor, " N"]) -> Float[Tensor, "2"]:
+        """Return the sum of what counts, and how many these are; see ``Step.record``."""
+        return torch.stack([self._counted(scores).sum(), self.there.sum()])
+
+    def _counted(self, scores: Float[Tensor, " N"]) -> Float[Tensor, "B K"]:
+        return torch.where(self.there > 0, scores.view_as(self.there), 0.0)
 
 
 def _looked_at(step: Step, frames: int) -> _Looked:

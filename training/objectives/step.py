@@ -69,6 +69,9 @@ class Gives:
     residuals: bool = False
     embed: int = 0
     """Width of the identity tokens that ``Step.embed`` makes; 0: it makes none."""
+    vector: bool = True
+    """These tokens follow from ``identity``; False: from words, or from ``image`` alone, of which a
+    batch has one photograph's."""
     rest: int = 0
     """Width of ``Step.rest``; 0: there is none."""
 
@@ -92,7 +95,7 @@ class Step:
     """With ``ask``: whose text was given, not dropped."""
     attention: Mapping[str, Float[Tensor, "B rows columns objects"]] = field(default_factory=dict)
     """By layer of the main prediction: how much of each pixel's cross-attention goes to each
-    object's tokens, in 0 to 1."""
+    object's tokens, in 0 to 1; of ``photo_verse`` times what the branch counts for, up to 2."""
     regions: Float[Tensor, "B objects H W"] | None = None
     """Where each of these objects is, 1 inside; None: all are the face, see ``mask``."""
     residuals: Mapping[str, tuple[Float[Tensor, "B N width"], Float[Tensor, "B N width"]]] = field(
@@ -104,13 +107,14 @@ class Step:
     rest: Float[Tensor, "B tokens width"] | None = None
     """What the method learns of a picture that is not the person: its tokens beside identity's."""
     record: dict[str, Tensor] = field(default_factory=dict)
-    """Numbers that a loss wants to be told beside itself; the same names in every step."""
+    """Numbers that a loss wants to be told beside itself; the same names in every step. Of a mean
+    in which not every sample has a part two: the sum, and how many it is of."""
     held: dict[str, Any] = field(default_factory=dict)
     """What losses share, so that it is computed once."""
 
 
 Reward = Callable[[Float[Tensor, "B 3 H W"], Batch], Float[Tensor, " B"]]
-"""Scores pictures, RGB in 0 to 1; greater is better."""
+"""Scores pictures, RGB in 0 to 1; greater is better. NaN where one cannot be scored."""
 
 
 @runtime_checkable
@@ -148,7 +152,8 @@ class Tools:
     """Of the loss ``reward``: differentiable; that of ``reward_scorer``, or set on a method's
     objective."""
     watch: Mapping[str, Reward] = field(default_factory=dict)
-    """Of the loss ``reward``: scores that are recorded and never descended, such as CLIP-T."""
+    """Of the loss ``reward``: scores that are recorded and never descended; CLIP-T, if
+    ``reward_watch`` names a CLIP."""
 
     def clean(
         self,
@@ -172,11 +177,17 @@ class Term:
     """A loss, and what it needs."""
 
     loss: Loss
-    needs: tuple[Literal["ask", "base", "more", "attention", "residuals", "embed"], ...] = ()
+    needs: tuple[
+        Literal["ask", "base", "more", "attention", "residuals", "embed", "vector"], ...
+    ] = ()
     sees: bool = False
     """Whether it looks at people, and so needs the identity network."""
     still: bool = False
     """Whether it looks at pictures only, not at videos."""
+    compares: bool = False
+    """Whether it compares samples of a microbatch, and so needs two."""
+    people: bool = False
+    """Whether these must be of two people."""
     network: Callable[[Tools], nn.Module] | None = None
     """Makes its own network, if it has one."""
 
