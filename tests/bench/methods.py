@@ -2,27 +2,30 @@
 
 Every kind of method by its own recipe, on one base of true size with random weights, one process
 each, so that memory is that method's alone. All have the same batch and the same pictures; nothing
-is recomputed to save memory. Time and memory are also given relative to plain IP-Adapter-FaceID
-(no LoRA), which is measured first.
+is recomputed to save memory.
+
+Time and memory are also given relative to plain IP-Adapter-FaceID (no LoRA). Its process stays, and
+takes its steps by turns with each method's: one before each, and one after the last. So the load of
+a machine that others use is that of both, and a ratio is of the fastest steps on either side.
 
 On a CPU pictures are small (``--px``): that shrinks what depends on them, and leaves what depends
 on weights. Memory is the process' highest, libraries included; on a GPU what torch allocated. What
-would not fit beside others' work is left out, and said. Ratios are of the fastest steps: on a
-machine that others use, these say most.
+would not fit beside others' work is left out, and said.
 """
 
 import argparse
 import json
 import os
-import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 
+from tests.bench.turns import Failed, Side
 from training.build import METHODS
 from training.recipes import RECIPES
 from training.settings import Scale, TrainRecipe
@@ -32,14 +35,15 @@ TEXT = {"tiny-sd": (77, 32), "tiny-sdxl": (77, 32), "sd15": (77, 768), "sdxl": (
 POOLED = {"tiny-sdxl": 32, "sdxl": 1280}
 CLIP = {"tiny-sd": ("random:tiny-clip", (17, 32)), "tiny-sdxl": ("random:tiny-clip", (17, 32))}
 CLIP_H = ("random:clip-h", (257, 1280))
-UNFIT = {
-    "base": "it learns a small network of its own, on no base",
-    "pva": "its base is one for inpainting, of which there is no preset",
-} | dict.fromkeys(
+UNFIT = dict.fromkeys(
     ("id_animator", "consis_id", "proteus_id", "personal_video", "magic_id"),
     "its base draws videos: `python -m tests.bench.train --video`",
 )
 """Kinds that have no place in the table, and why."""
+OWN = {"base": "lfw64"}
+"""Kinds that have a network of their own, on no base, by the recipe that says which."""
+PAINTS = ("pva",)
+"""Kinds whose base is told of a hole too."""
 _TRAINED_WHOLE = ("arc2face",)
 _BYTES_PER_TRAINED, _BYTES_PER_FROZEN = 16, 4
 _TEXT_ENCODER = 1.15  # weights of Stable Diffusion 1.5's UNet and text encoder over the UNet's
@@ -55,6 +59,8 @@ class Cost:
     trained: int = 0
     step_s: float = 0.0
     fastest_s: float = 0.0
+    plain_s: float = 0.0
+    """The fastest step of the plain adapter, of those taken by turns with this method's."""
     peak_gib: float = 0.0
     left_out: str = ""
     """Why it was not measured; or, of one that was, what of its recipe was taken away."""
@@ -69,8 +75,11 @@ def recipe_of(kind: str, base: str) -> TrainRecipe:
     if kind == PLAIN:
         plain = RECIPES["ip_adapter_faceid_sd15"]()
         return replace(plain, name=PLAIN, method=replace(plain.method, lora_rank=0))
+    if kind in OWN:
+        return RECIPES[OWN[kind]]()
     made = [make() for make in RECIPES.values()]
-    true = [r for r in made if r.method.kind == kind and r.base.weights in _TRUE]
+    weights = ("",) if kind in PAINTS else _TRUE
+    true = [r for r in made if r.method.kind == kind and r.base.weights in weights]
     true.sort(key=lambda recipe: recipe.base.weights != f"random:{base}")
     if not true:
         raise KeyError(kind)
@@ -78,8 +87,12 @@ def recipe_of(kind: str, base: str) -> TrainRecipe:
 
 
 def settled(kind: str, base: str, batch: int, device: str, threads: int) -> tuple[TrainRecipe, str]:
-    """Fit a recipe to one process; return it, and what was taken away from it."""
+    """Fit a recipe to one process; return it, and what there is to say of that."""
     recipe, without = recipe_of(kind, base), ""
+    if kind in OWN:
+        without, weights = "a small network of its own, on no base", recipe.base.weights
+    else:
+        weights = f"random:{inpainting(base) if kind in PAINTS else base}"
     losses = recipe.losses
     if losses.identity:
         losses, without = replace(losses, identity=0.0), "without its identity loss"
@@ -89,28 +102,55 @@ def settled(kind: str, base: str, batch: int, device: str, threads: int) -> tupl
         data = replace(data, subject="p0")
     return replace(
         recipe, data=data, losses=losses, scale=scale, batch=batch, microbatch=batch,
-        base=replace(recipe.base, weights=f"random:{base}"), steps=1_000_000, save_every=1_000_000,
+        base=replace(recipe.base, weights=weights), steps=1_000_000, save_every=1_000_000,
     ), without  # fmt: skip
 
 
-def measure_one(
-    kind: str, base: str, *, px: int, batch: int, steps: int, device: str, threads: int
-) -> Cost:
-    """Take steps with one method, in this process; nothing else should have run in it."""
+def inpainting(base: str) -> str:
+    """Make a preset of a base that is told the hole and what is around it; return its name."""
+    from training.nets.presets import UNETS
+
+    name = f"{base}-inpainting"
+    UNETS[name] = {**UNETS[base], "in_channels": 9}
+    return name
+
+
+class _Enough(Exception):
+    """Ends a loop without the checkpoint that an end brings."""
+
+
+def take_steps(kind: str, base: str, *, px: int, batch: int, device: str, threads: int) -> None:
+    """Take a step of one method, and another for each line that comes in; nothing else runs here.
+
+    Tells a line of JSON for each step, its seconds, and at the end the rest of its ``Cost``.
+    """
     import torch
 
     from tests.bench.train_device import _resident
-    from tests.bench.train_sides import IDENTITY_DIM, fitting
+    from tests.bench.train_sides import IDENTITY_DIM
     from tests.training.conftest import write_features
     from training.build import build
     from training.engine import PlainEngine
     from training.features import Features
+    from training.loop import Report, fit
 
+    answers = sys.stdout
     torch.set_num_threads(threads)
     recipe, without = settled(kind, base, batch, device, threads)
     encoder, shape = CLIP.get(base, CLIP_H)
     side = px // (4 if base.startswith("tiny") else 8)
-    with tempfile.TemporaryDirectory() as folder:
+
+    def tell(**what: float | str) -> None:
+        answers.write(json.dumps(what) + "\n")
+        answers.flush()
+
+    def note(report: Report) -> None:
+        tell(step_s=recipe.batch / report.images_per_s)
+        if not sys.stdin.readline():
+            raise _Enough
+
+    # Libraries that print would speak between.
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
         features = write_features(
             Path(folder) / "features", shape=(4, side, side), dim=IDENTITY_DIM, text=TEXT[base],
             pooled=POOLED.get(base, 0), codec=f"random:{base}",
@@ -119,39 +159,62 @@ def measure_one(
         told = replace(Features.read(features), image_px=px, text_encoder=f"random:{base}",
                        image_encoder=encoder)  # fmt: skip
         told.write(features)
-        recipe = replace(recipe, data=replace(recipe.data, path=str(features)))
+        data = replace(recipe.data, path=str(features))
+        recipe = replace(recipe, data=data, log_every=1)
         if device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         job = build(recipe)
         trained = sum(weight.numel() for weight in job.method.trainable().values())
-        turn = fitting(PlainEngine(job.method, recipe), job.batches, recipe, Path(folder) / "run")
-        each_s = [step.step_s for step in turn(steps)]
+        with suppress(_Enough):
+            fit(PlainEngine(job.method, recipe), job.batches, recipe, Path(folder) / "run", note)
     peak = torch.cuda.max_memory_allocated() if device == "cuda" else _resident("VmHWM")
-    return Cost(kind, trained, statistics.median(each_s), min(each_s), peak / 2**30, without)
+    tell(trained=trained, peak_gib=peak / 2**30, left_out=without)
 
 
-def measure(kind: str, asked: argparse.Namespace) -> Cost:
-    """Measure one method in a process of its own, or say why not."""
+@contextmanager
+def side(kind: str, asked: argparse.Namespace) -> Iterator[Side]:
+    """Have a method's process for a while, after the step that does not count."""
+    words = ["--base", asked.base, "--px", asked.px, "--batch", asked.batch,
+             "--device", asked.device, "--threads", asked.threads, "--one", kind]  # fmt: skip
+    command = [sys.executable, "-m", "tests.bench.methods", *map(str, words)]
+    made = Side(command, os.environ | {"OMP_NUM_THREADS": str(asked.threads)}, asked.limit_s)
+    try:
+        made.begin()
+        yield made
+    finally:
+        made.close()
+
+
+def cost(kind: str, made: Side, plain_s: float) -> Cost:
+    """End a method's process, and return what its steps cost."""
+    each_s, rest = made.each_s, made.end()
+    return Cost(kind, step_s=median(each_s), fastest_s=min(each_s), plain_s=plain_s, **rest)
+
+
+def measure(kind: str, asked: argparse.Namespace, plain: Side) -> Cost:
+    """Measure one method by turns with the plain adapter, or say why not.
+
+    Raises:
+        Failed: The plain adapter's process did.
+    """
     try:
         recipe_of(kind, asked.base)
     except KeyError:
         return Cost(kind, left_out=UNFIT.get(kind, "it has no recipe on a base of true size"))
-    words = ["--base", asked.base, "--px", asked.px, "--batch", asked.batch, "--steps", asked.steps,
-             "--device", asked.device, "--threads", asked.threads, "--one", kind]  # fmt: skip
     if asked.device == "cpu" and (why := too_large(kind, asked.base)):
         return Cost(kind, left_out=why)
-    environment = os.environ | {"OMP_NUM_THREADS": str(asked.threads)}
+    beside_s = []
     try:
-        told = subprocess.run(
-            [sys.executable, "-m", "tests.bench.methods", *map(str, words)],
-            capture_output=True, text=True, timeout=asked.limit_s, check=False, env=environment,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return Cost(kind, left_out=f"it took longer than {asked.limit_s:g} s")
-    if told.returncode:
-        lines = told.stderr.strip().splitlines() or [f"it ended with {told.returncode}"]
-        return Cost(kind, left_out=lines[-1][:160])
-    return Cost(**json.loads(told.stdout.splitlines()[-1]))
+        with side(kind, asked) as made:
+            for _ in range(asked.steps):
+                beside_s.append(plain.step())
+                made.step()
+            beside_s.append(plain.step())
+            return cost(kind, made, min(beside_s))
+    except Failed as error:
+        if plain.ended:
+            raise
+        return Cost(kind, left_out=str(error))
 
 
 def too_large(kind: str, base: str) -> str:
@@ -176,18 +239,17 @@ def available_gib() -> float:
 
 def table(costs: list[Cost]) -> Iterator[str]:
     """Yield the lines of a Markdown table."""
-    plain = next((cost for cost in costs if cost.kind == PLAIN and cost.step_s), None)
-    yield "| method | trained, M | s per step | fastest | x plain | peak GiB | x plain | |"
-    yield "|---|---:|---:|---:|---:|---:|---:|---|"
+    plain_gib = next(cost.peak_gib for cost in costs if cost.kind == PLAIN)
+    yield "| method | trained, M | s per step | fastest | plain | x plain | peak GiB | x plain | |"
+    yield "|---|---:|---:|---:|---:|---:|---:|---:|---|"
     for cost in costs:
         if not cost.step_s:
-            yield f"| {cost.kind} | | | | | | | left out: {cost.left_out} |"
+            yield f"| {cost.kind} | | | | | | | | left out: {cost.left_out} |"
             continue
-        slower = f"{cost.fastest_s / plain.fastest_s:.2f}" if plain else ""
-        larger = f"{cost.peak_gib / plain.peak_gib:.2f}" if plain else ""
         yield (
             f"| {cost.kind} | {cost.trained / 1e6:.1f} | {cost.step_s:.2f} | {cost.fastest_s:.2f} "
-            f"| {slower} | {cost.peak_gib:.2f} | {larger} | {cost.left_out} |"
+            f"| {cost.plain_s:.2f} | {cost.fastest_s / cost.plain_s:.2f} | {cost.peak_gib:.2f} "
+            f"| {cost.peak_gib / plain_gib:.2f} | {cost.left_out} |"
         )
 
 
@@ -202,23 +264,27 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2, help="that count, after one that does not")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--limit-s", type=float, default=_LIMIT_S, help="seconds per method")
+    parser.add_argument(
+        "--limit-s", type=float, default=_LIMIT_S, help="seconds for a start or a step"
+    )
     parser.add_argument("--only", nargs="+", choices=tuple(METHODS), default=tuple(METHODS))
     parser.add_argument("--json", type=Path, help="also write the numbers there")
     parser.add_argument("--one", choices=(PLAIN, *METHODS), help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.one:
-        cost = measure_one(
-            asked.one, asked.base, px=asked.px, batch=asked.batch, steps=asked.steps,
-            device=asked.device, threads=asked.threads,
+        take_steps(
+            asked.one, asked.base, px=asked.px, batch=asked.batch, device=asked.device,
+            threads=asked.threads,
         )  # fmt: skip
-        print(json.dumps(asdict(cost)))
         return
     began, load = datetime.now(UTC), os.getloadavg()[0]
     costs: list[Cost] = []
-    for kind in (PLAIN, *asked.only):
-        costs.append(measure(kind, asked))
-        sys.stderr.write(f"{costs[-1]}\n")
+    with side(PLAIN, asked) as plain:
+        for kind in asked.only:
+            costs.append(measure(kind, asked, plain))
+            sys.stderr.write(f"{costs[-1]}\n")
+        plain.step()
+        costs.insert(0, cost(PLAIN, plain, min(plain.each_s)))
     print(f"{asked.base}, {asked.px} px, batch {asked.batch}, bf16, {asked.steps} steps each, "
           f"{asked.device}, {asked.threads} threads, {began.isoformat(timespec='minutes')}, load "
           f"{load:.1f} before and {os.getloadavg()[0]:.1f} after")  # fmt: skip

@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+from argparse import Namespace
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from tests.bench import methods, methods_lfw64
 from tests.training.measured import measured_features
 from training.build import METHODS, make_method
 from training.features import Prepared
+from training.nets.presets import load_unet
 from training.recipes import lfw64_adapter, lfw64_text_base
 from training.settings import MethodSettings
 
@@ -25,21 +28,63 @@ def test_every_method_is_measured_on_a_true_base_or_there_is_a_reason(kind):
             methods.recipe_of(kind, "sd15")
         return
     recipe, _ = methods.settled(kind, "sdxl", 2, "cpu", 1)
-    assert (recipe.method.kind, recipe.base.weights) == (kind, "random:sdxl")
+    of = {"base": "random:unet64", "pva": "random:sdxl-inpainting"}.get(kind, "random:sdxl")
+    assert (recipe.method.kind, recipe.base.weights) == (kind, of)
     assert (recipe.batch, recipe.losses.identity) == (2, 0.0)
     assert bool(recipe.data.subject) is recipe.method.per_subject
 
 
-def test_what_plain_is_has_no_lora_and_ratios_are_to_it():
+def test_what_plain_is_has_no_lora_and_ratios_are_to_its_steps_beside_each():
     assert methods.recipe_of(methods.PLAIN, "sd15").method.lora_rank == 0
     costs = [
-        methods.Cost(methods.PLAIN, 2_000_000, 2.0, 1.0, 4.0),
-        methods.Cost("lora", 1_000_000, 9.0, 3.0, 6.0),
+        methods.Cost(methods.PLAIN, 2_000_000, 2.0, 1.0, 1.0, 4.0),
+        methods.Cost("lora", 1_000_000, 9.0, 3.0, 2.0, 6.0),
         methods.Cost("pva", left_out="why"),
     ]
     told = list(methods.table(costs))
-    assert told[3] == "| lora | 1.0 | 9.00 | 3.00 | 3.00 | 6.00 | 1.50 |  |"
+    assert told[3] == "| lora | 1.0 | 9.00 | 3.00 | 2.00 | 1.50 | 6.00 | 1.50 |  |"
     assert told[4].endswith("left out: why |")
+
+
+class Turns:
+    """A process whose steps take the next of some seconds, or that fails where there is none."""
+
+    def __init__(self, kind, taken, each_s):
+        self.kind, self.taken, self.left_s, self.ended = kind, taken, iter(each_s), False
+        self.each_s = each_s
+
+    def step(self):
+        self.taken.append(self.kind)
+        seconds = next(self.left_s, None)
+        if seconds is None:
+            raise methods.Failed("no more")
+        return seconds
+
+    def end(self):
+        return {"trained": 1, "peak_gib": 1.0}
+
+
+def test_plain_takes_its_steps_by_turns_before_and_after_and_its_fastest_counts(monkeypatch):
+    taken = []
+    plain = Turns(methods.PLAIN, taken, (3.0, 2.0, 5.0))
+    monkeypatch.setattr(methods, "too_large", lambda *_: "")
+    monkeypatch.setattr(
+        methods, "side", lambda kind, _: nullcontext(Turns(kind, taken, (1.0, 1.0)))
+    )
+    asked = Namespace(base="sd15", device="cpu", steps=2)
+    assert methods.measure("lora", asked, plain).plain_s == 2.0
+    assert taken == ["plain", "lora", "plain", "lora", "plain"]
+    plain.left_s = iter([1.0] * 9)
+    asked.steps = 3
+    assert methods.measure("lora", asked, plain).left_out == "no more"
+    plain.left_s, plain.ended = iter(()), True
+    with pytest.raises(methods.Failed):
+        methods.measure("lora", asked, plain)
+
+
+def test_a_base_that_paints_is_told_nine_channels():
+    name = methods.inpainting("tiny-sd")
+    assert load_unet(f"random:{name}").config.in_channels == 9
 
 
 def test_what_would_not_fit_beside_others_is_left_out(monkeypatch):
@@ -52,15 +97,19 @@ def test_what_would_not_fit_beside_others_is_left_out(monkeypatch):
 def test_a_step_of_each_named_method_is_measured_in_its_own_process(tmp_path):
     told = subprocess.run(
         [sys.executable, "-m", "tests.bench.methods", "--base", "tiny-sd", "--px", "64", "--steps",
-         "1", "--threads", "1", "--only", "lora", "pva", "--json", tmp_path / "told.json"],
+         "1", "--threads", "1", "--only", "lora", "pva", "base", "magic_id", "--json",
+         tmp_path / "told.json"],
         cwd=ROOT, capture_output=True, text=True, timeout=250, check=True,
     )  # fmt: skip
-    plain, lora, pva = json.loads((tmp_path / "told.json").read_text())
-    assert plain["step_s"] > 0
+    plain, lora, pva, base, magic_id = json.loads((tmp_path / "told.json").read_text())
     assert lora["trained"] < plain["trained"]
-    assert min(plain["peak_gib"], lora["peak_gib"]) > 0.1
-    assert pva["left_out"]
-    assert "| lora |" in told.stdout
+    for cost in (plain, lora, pva, base):
+        assert min(cost["fastest_s"], cost["plain_s"]) > 0, cost
+        assert cost["peak_gib"] > 0.1
+    assert (lora["left_out"], pva["left_out"]) == ("", "")
+    assert "its own" in base["left_out"]
+    assert not magic_id["step_s"]
+    assert "| pva |" in told.stdout
 
 
 def test_arc2face_trains_the_base_of_lfw64_beside_words_of_its_width(tmp_path):
