@@ -4,6 +4,7 @@ Shapes: B samples; F reference faces, P parts of each; C channels, H rows, W col
 pixels of a layer.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -89,15 +90,22 @@ class ConsistentID(AttentionAdapter):
 
     def _cross(self, given: Given) -> Told:
         """Return text with each face's words after it, and the whole faces' tokens."""
-        tokens = self.projection(given.faces.flatten(0, 1)).unflatten(0, given.faces.shape[:2])
         text, scale, words = given.text, self.attention.scale, self.words.states
         if scale:
             fused = self.facial_encoder(self._images(given), words)
             text = torch.cat([text, spoken(words, fused, self._present(given), scale)], dim=1)
-        return text, [tokens]
+        return text, [self._tokens(given)]
+
+    def _tokens(self, given: Given) -> Float[Tensor, "B F tokens E"]:
+        """Return the tokens of each whole face."""
+        tokens: Tensor = self.projection(given.faces.flatten(0, 1))
+        return tokens.view(*given.faces.shape[:2], *tokens.shape[1:])
 
     def _gives(self) -> Gives:
-        return Gives(ask=True, base=True, more=True, attention=True, residuals=True)
+        return replace(super()._gives(), embed=self.unet.config.cross_attention_dim)
+
+    def _embed(self, given: Given) -> Float[Tensor, "B tokens E"]:
+        return self._tokens(given).flatten(1, 2).float()
 
     def _attended(self, told: Noted, given: Given) -> Float[Tensor, "B N P"]:
         """Say how much of a layer's attention to words each part has, over all faces."""

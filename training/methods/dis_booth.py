@@ -99,7 +99,7 @@ class DisBooth(SubjectLoRA):
 
     def _gives(self) -> Gives:
         width = self.unet.config.cross_attention_dim
-        return replace(super()._gives(), embed=width, rest=width)
+        return replace(super()._gives(), embed=width, rest=width, vector=False)
 
     def _told(self, batch: Batch) -> Given:
         told = super()._told(batch)

@@ -18,6 +18,7 @@ from training.features import Features
 from training.method import Batch
 from training.methods.faceid_conditions import Given
 from training.methods.on_base import AdapterOnBase
+from training.nets.attention_maps import Told
 from training.nets.dp_adapter import DUAL, DualAdapter, learning, shown_mask
 from training.nets.face_states import together
 from training.nets.identity_processor import Parts
@@ -103,6 +104,15 @@ class DPAdapter(AdapterOnBase):
     def _embed(self, given: Given) -> Float[Tensor, "B tokens E"]:
         tokens = together(self.image_proj(given.faces.flatten(0, 1)), given.faces)
         return tokens.float()
+
+    def _residual(
+        self, told: Told
+    ) -> tuple[Float[Tensor, "B N width"], Float[Tensor, "B N width"]]:
+        """Return what both pathways add to a layer's stream where each counts, and the stream."""
+        assert told.stream is not None
+        (mask,) = shown_mask()
+        processor, given = told.layer.processor, (told.states, told.text, told.tokens)
+        return processor.added(told.layer, *given, mask), told.stream
 
     def _predict(
         self,

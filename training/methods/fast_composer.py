@@ -4,6 +4,7 @@ Shapes: B samples; F reference faces, P states of width I of each image; T text 
 N pixels of a layer.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -79,14 +80,22 @@ class FastComposer(AttentionAdapter):
         scale = self.attention.scale
         if not scale:
             return given.text
+        return torch.cat([given.text, self._fused(given, scale)], dim=1)
+
+    def _fused(self, given: Given, scale: float) -> Float[Tensor, "B F E"]:
+        """Return the word with each face in it."""
         whole = self._images(given)[..., 0, :]
         faces = self.object_projection(self.object_norm(whole))[..., None, :]
         words = self.words.states
         fused = self.fuser(words.expand_as(faces), faces)
-        return torch.cat([given.text, spoken(words, fused, self._present(given), scale)], dim=1)
+        return spoken(words, fused, self._present(given), scale)
 
     def _gives(self) -> Gives:
-        return Gives(ask=True, base=True, more=True, attention=True)
+        width = self.unet.config.cross_attention_dim
+        return replace(super()._gives(), residuals=False, embed=width, vector=False)
+
+    def _embed(self, given: Given) -> Float[Tensor, "B F E"]:
+        return self._fused(given, 1.0).float()
 
     def _attended(self, told: Noted, given: Given) -> Float[Tensor, "B N F"]:
         """Say how much of a layer's attention each face's word has, in cross-attention."""

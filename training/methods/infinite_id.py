@@ -106,8 +106,17 @@ class InfiniteID(AdapterOnBase):
         return self.parts.adopt(read_tensors(folder / FILE), folder / FILE)
 
     def _gives(self) -> Gives:
-        """Say what losses may look at; what is never told cannot be left out."""
-        return replace(super()._gives(), more=False)
+        """Say what losses may look at.
+
+        Text is never told, so it can neither be left out nor take attention away from identity,
+        whose tokens have all of it, everywhere.
+        """
+        width = self.unet.config.cross_attention_dim
+        return replace(super()._gives(), more=False, attention=False, embed=width)
+
+    def _embed(self, given: Given) -> Float[Tensor, "B tokens E"]:
+        tokens: Tensor = self.image_proj(given.faces)
+        return tokens.float()
 
     def _predict(
         self,

@@ -112,7 +112,8 @@ class InstantID(AdapterOnBase):
         return replace(super()._given(condition, height_px, width_px), drawing=drawing)
 
     def _gives(self) -> Gives:
-        return replace(super()._gives(), embed=self.unet.config.cross_attention_dim)
+        # Landmarks can be left out where there is no text.
+        return replace(super()._gives(), more=True, embed=self.unet.config.cross_attention_dim)
 
     def _embed(self, given: Given) -> Float[Tensor, "B tokens E"]:
         tokens: Tensor = self.resampler(given.faces)

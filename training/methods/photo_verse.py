@@ -1,10 +1,11 @@
 """PhotoVerse: a person as words beside the prompt, and as an image beside the words.
 
-Shapes: B samples; F reference faces; T text tokens of width E, W of a face.
+Shapes: B samples; F reference faces; T text tokens of width E, W of a face; N pixels of a layer.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,13 +15,17 @@ from torch import Tensor
 
 from training.features import Features
 from training.method import Batch
-from training.methods.faceid_conditions import Given
+from training.methods.faceid_conditions import Given, dropped
 from training.methods.on_attention import AttentionAdapter, Told
+from training.nets.attention_maps import Told as Noted
+from training.nets.attention_maps import Watched
 from training.nets.cross_attention import CrossAttention
 from training.nets.face_states import check_image
 from training.nets.photo_verse import WEIGHTS, FusedAttention, ImageWords, fusion
 from training.nets.references import seeded
 from training.nets.tuning import tune
+from training.noise import Noised
+from training.objectives.step import Gives
 from training.settings import TrainRecipe
 
 _LIGHTER = 0.1
@@ -117,6 +122,37 @@ class PhotoVerse(AttentionAdapter):
             yield
         finally:
             self._shares = None
+
+    def _gives(self) -> Gives:
+        width = self.unet.config.cross_attention_dim
+        return replace(super()._gives(), embed=width, vector=False)
+
+    def _embed(self, given: Given) -> Float[Tensor, "B FW E"]:
+        words, _ = self._made(given)
+        return words.flatten(1, 2).float()
+
+    def _shown(self, batch: Batch, noised: Noised, given: Given, seen: Watched) -> dict[str, Any]:
+        shown = super()._shown(batch, noised, given, seen)
+        if self._shares is not None:
+            # Who is told by the image alone hears no prompt, whatever it says.
+            _, no_text = dropped(batch["drop"], self.recipe.drop)
+            shown["prompted"] = ~no_text & (self._shares[:, 0] > 0)
+        return shown
+
+    def _attended(self, told: Noted, given: Given) -> Float[Tensor, "B N 1"]:
+        """Say how much of a layer's attention the image's tokens have, as far as they count."""
+        return self._counted(super()._attended(told, given))
+
+    def _residual(
+        self, told: Noted
+    ) -> tuple[Float[Tensor, "B N width"], Float[Tensor, "B N width"]]:
+        """Return what the image adds to a layer's stream as far as it counts, and the stream."""
+        added, stream = super()._residual(told)
+        return self._counted(added), stream
+
+    def _counted(self, of_image: Float[Tensor, "B N width"]) -> Float[Tensor, "B N width"]:
+        """Weigh what is of the image's branch by sigma: a sample told by text alone has none."""
+        return of_image if self._shares is None else of_image * self._shares[:, 1, None, None]
 
     def _names(self) -> dict[str, str]:
         own = {name: name.replace(".0.", ".") for name in WEIGHTS}

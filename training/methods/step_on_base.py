@@ -60,7 +60,8 @@ class StepOnBase(Method):
 
         A method that answers ``_embed`` or ``_rest`` adds the width of what it returns.
         """
-        return Gives(ask=True, base=True, more=True, attention=True, residuals=True)
+        more = self.features.text_shape[0] > 0
+        return Gives(ask=True, base=True, more=more, attention=True, residuals=True)
 
     def _attended(self, told: Told, given: Given) -> Float[Tensor, "B N objects"]:  # noqa: ARG002 - of use to others
         """Say how much of a layer's attention each object has: here the person, by all tokens."""
@@ -92,7 +93,7 @@ class StepOnBase(Method):
         given = self.conditions.without(self._told(batch), no_identity, no_text)
         with watched(self.unet, self._layers()) as seen:
             pred = self._predict(noised.z_t, noised.t, given, batch.get("size"))
-        shown = self._shown(batch, noised, given, seen) | {"prompted": ~no_text}
+        shown = {"prompted": ~no_text} | self._shown(batch, noised, given, seen)
         losses: dict[str, Tensor] = self.objective(pred, noised, batch, ~no_identity, **shown)
         return losses
 

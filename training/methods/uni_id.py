@@ -19,6 +19,7 @@ from training.features import Features
 from training.method import AS_USUAL, Batch, Callback, Condition, Random, Sampling
 from training.methods.faceid_conditions import Given
 from training.methods.on_base import AdapterOnBase
+from training.nets.attention_maps import Told
 from training.nets.face_states import check_image
 from training.nets.identity_processor import OUTSIDE, Parts
 from training.nets.tuning import tune
@@ -147,11 +148,21 @@ class UniID(AdapterOnBase):
             self._words_scale = 1.0
 
     def _gives(self) -> Gives:
-        return replace(super()._gives(), embed=self.unet.config.cross_attention_dim)
+        """Say what losses may look at; what is never told in training cannot be left out."""
+        return replace(super()._gives(), more=False, embed=self.unet.config.cross_attention_dim)
 
     def _embed(self, given: Given) -> Float[Tensor, "B tokens E"]:
         tokens: Tensor = self.adapter_branch(given.faces)
         return tokens.float()
+
+    def _attended(self, told: Told, given: Given) -> Float[Tensor, "B N 1"]:
+        """Say how much of a layer's attention the adapter's tokens have, of its own samples."""
+        shares = super()._attended(told, given)
+        # Samples that teach words have tokens of zeros, whose share is that of keys of zeros: it
+        # says nothing of the person. Those of the adapter are looked at, for beside its tokens
+        # there is the empty prompt, with which they share the softmax in the same way as they will
+        # with a prompt.
+        return shares if self._apart is None else shares * ~self._apart[:, None, None]
 
     def _predict(
         self,

@@ -1,16 +1,19 @@
 """W+ adapter: identity as styles of many layers, which what text made of a picture attends to.
 
-Shapes: B samples; F reference faces.
+Shapes: B samples; F reference faces; N pixels of a layer; E the text's width.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
+from jaxtyping import Float
 from torch import Tensor
 
 from training.features import Features
 from training.methods.faceid_conditions import Given
 from training.methods.on_attention import AttentionAdapter, Told
+from training.nets.attention_maps import Told as Noted
 from training.nets.cross_attention import CrossAttention
 from training.nets.references import seeded
 from training.nets.tuning import tune
@@ -62,12 +65,32 @@ class WPlusAdapter(AttentionAdapter):
 
     def _cross(self, given: Given) -> Told:
         """Return text, and the tokens of each face's styles."""
+        return given.text, [self._latents(given)]
+
+    def _latents(self, given: Given) -> Float[Tensor, "B F 4 E"]:
+        """Return the tokens of each face's styles."""
         tokens: Tensor = self.tokens(self.mapper(given.faces, self._present(given)))
-        return given.text, [tokens]
+        return tokens
 
     def _gives(self) -> Gives:
-        # Queries are the text attention's results, which nobody notes.
-        return Gives(ask=True, base=True, more=True)
+        """Say what losses may look at.
+
+        Identity comes after text's attention, not beside it: its tokens are asked alone, by other
+        queries, and have all of that attention, everywhere.
+        """
+        width = self.unet.config.cross_attention_dim
+        return replace(super()._gives(), attention=False, embed=width)
+
+    def _embed(self, given: Given) -> Float[Tensor, "B tokens E"]:
+        return self._latents(given).flatten(1, 2).float()
+
+    def _residual(
+        self, told: Noted
+    ) -> tuple[Float[Tensor, "B N width"], Float[Tensor, "B N width"]]:
+        """Return what the latents add to a layer's stream, and the stream."""
+        assert told.stream is not None
+        processor, given = told.layer.processor, (told.states, told.text, told.tokens)
+        return processor.added(told.layer, *given), told.stream
 
     def _names(self) -> dict[str, str]:
         names = self.attention.published_names("wplus_adapter", {name: name for name in WEIGHTS})

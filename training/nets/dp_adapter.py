@@ -87,13 +87,7 @@ class DualProcessor(IdentityProcessor):
             told: Tensor = plain(attn, hidden_states, text, attention_mask)
             return told
         tokens = tokens.flatten(1, -2)
-        query, text_key, text_value = attn.to_q(hidden_states), attn.to_k(text), attn.to_v(text)
-        key, value = self.to_k_ip[0](tokens), self.to_v_ip[0](tokens)
-        if self.merge.adain_mean:
-            key, value = adain_mean(key, text_key), adain_mean(value, text_value)
-        worded = attended(attn, query, text_key, text_value)
-        face = attended(attn, query, key, value)
-        rest = attended(attn, query, self.to_k_text(text), self.to_v_text(text)) - worded
+        worded, face, rest = self._pathways(attn, hidden_states, text, tokens)
         # What blends learns no faces: it looks, and moves neither pathway.
         known = self.blend(torch.cat([face, worded + rest], dim=2).detach())
         m_BN1 = _at_positions(masks[0], known).to(known) if masks else known.sigmoid()
@@ -107,9 +101,41 @@ class DualProcessor(IdentityProcessor):
             face = rescaled(face, worded)
         return finished(attn, worded + self.scale[0] * (m_BN1 * face + (1 - m_BN1) * rest))
 
+    def added(
+        self,
+        attn: Any,  # noqa: ANN401 - diffusers' Attention has no types
+        hidden_states: Float[Tensor, "B N C"],
+        text: Float[Tensor, "B T E"],
+        tokens: Float[Tensor, "B U E"],
+        mask: Float[Tensor, "B H W"],
+    ) -> Float[Tensor, "B N C"]:
+        """Return what both pathways add to the stream, at full strength, blended by a mask."""
+        _, face, rest = self._pathways(attn, hidden_states, text, tokens)
+        m_BN1 = _at_positions(mask, face).to(face)
+        blended = m_BN1 * face + (1 - m_BN1) * rest
+        # Without the bias, which is the base's.
+        return finished(attn, blended) - finished(attn, torch.zeros_like(blended[:, :1]))
+
+    def _pathways(
+        self,
+        attn: Any,  # noqa: ANN401 - untyped
+        hidden_states: Float[Tensor, "B N C"],
+        text: Float[Tensor, "B T E"],
+        tokens: Float[Tensor, "B U E"],
+    ) -> tuple[Float[Tensor, "B N C"], Float[Tensor, "B N C"], Float[Tensor, "B N C"]]:
+        """Return what the base's attention to text says, the face, and what the rest changes."""
+        query, text_key, text_value = attn.to_q(hidden_states), attn.to_k(text), attn.to_v(text)
+        key, value = self.to_k_ip[0](tokens), self.to_v_ip[0](tokens)
+        if self.merge.adain_mean:
+            key, value = adain_mean(key, text_key), adain_mean(value, text_value)
+        worded = attended(attn, query, text_key, text_value)
+        face = attended(attn, query, key, value)
+        rest = attended(attn, query, self.to_k_text(text), self.to_v_text(text)) - worded
+        return worded, face, rest
+
 
 def _at_positions(
-    mask: Float[Tensor, "B H W"], known: Float[Tensor, "B N 1"]
+    mask: Float[Tensor, "B H W"], known: Float[Tensor, "B N _"]
 ) -> Float[Tensor, "B N 1"]:
     """Bring a mask to the positions of a layer, each the mean of what it stands for."""
     rows, columns = mask.shape[1:]

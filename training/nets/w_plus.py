@@ -102,7 +102,28 @@ class ResidualCrossAttention(nn.Module):
         text, (tokens,) = encoder_hidden_states
         out = attended(attn, attn.to_q(hidden_states), attn.to_k(text), attn.to_v(text))
         if self.scale[0]:
-            latent = tokens.flatten(1, 2)
-            key, value = self.to_k_wplus(latent), self.to_v_wplus(latent)
-            out = out + self.scale[0] * attended(attn, self.to_q_wplus(out), key, value)
+            out = out + self.scale[0] * self._latent(attn, out, tokens.flatten(1, 2))
         return finished(attn, out)
+
+    def added(
+        self,
+        attn: Any,  # noqa: ANN401 - untyped
+        hidden_states: Float[Tensor, "B Q N"],
+        text: Float[Tensor, "B T E"],
+        tokens: Float[Tensor, "B U E"],
+    ) -> Float[Tensor, "B Q N"]:
+        """Return what the latent's tokens add to the stream, at full strength."""
+        out = attended(attn, attn.to_q(hidden_states), attn.to_k(text), attn.to_v(text))
+        latent = self._latent(attn, out, tokens)
+        # Without the bias, which is the base's.
+        return finished(attn, latent) - finished(attn, torch.zeros_like(latent[:, :1]))
+
+    def _latent(
+        self,
+        attn: Any,  # noqa: ANN401 - untyped
+        out: Float[Tensor, "B Q N"],
+        tokens: Float[Tensor, "B U E"],
+    ) -> Float[Tensor, "B Q N"]:
+        """Let what came of the text attend to the tokens."""
+        key, value = self.to_k_wplus(tokens), self.to_v_wplus(tokens)
+        return attended(attn, self.to_q_wplus(out), key, value)

@@ -6,6 +6,7 @@ Shapes: B samples; E width of tokens.
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from infra.errors import BadValue
 from training.losses import mse, weighted_mean
 from training.objectives.step import Step, Tools, needed
 
@@ -30,7 +31,8 @@ def contrastive_disentangle(tools: Tools, step: Step) -> Float[Tensor, ""]:
         tokens are averaged here, because other methods have several of each.
 
     Raises:
-        BadValue: There is no rest: neither tokens of the method nor prompts.
+        BadValue: There is no rest: neither tokens of the method nor prompts. Or prompts are of
+            another width than identity tokens, so that there is no angle between them.
     """
     assert step.ask is not None
     assert step.embed is not None
@@ -41,6 +43,12 @@ def contrastive_disentangle(tools: Tools, step: Step) -> Float[Tensor, ""]:
     if rest is None:
         rest = needed(step.batch, "text", "contrastive_disentangle", weight, cure)
     person = step.embed(step.batch).mean(dim=1)
+    if person.shape[1] != rest.shape[2]:
+        cure = (
+            f"identity tokens have {person.shape[1]} numbers and the text's {rest.shape[2]}; "
+            "prepare the features with a text encoder of that width, or set it to 0."
+        )
+        raise BadValue("losses.contrastive_disentangle", weight, cure)
     # Tokens that begin at 0 would have a gradient without bounds.
     alike = nn.functional.cosine_similarity(
         person.float(), rest.mean(dim=1).float(), dim=1, eps=_LEAST

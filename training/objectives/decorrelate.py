@@ -23,7 +23,8 @@ def decorrelate(tools: Tools, step: Step) -> Float[Tensor, ""]:
 
     f is the mean of the identity tokens that the method makes of a vector, P a projection that is
     trained with it and dropped after. The correlation is over the samples of the microbatch: give
-    a large one.
+    a large one. Both twins are told the one ``image`` that a batch has, so a method whose tokens
+    follow from that alone is refused: it would be shown a photograph and itself.
 
     References:
         Zbontar et al., "Barlow Twins", arXiv:2103.03230. The twins are two photographs of a person

@@ -22,8 +22,9 @@ def edit_direction(tools: Tools, step: Step) -> Float[Tensor, ""]:
 
     over samples with identity and prompt at times 100 to 350; p is the prediction, q the base's
     without the adapter, M the face mask. The edit is ``edit_text`` of the batch (with
-    ``edit_pooled``), or the next sample's prompt. The network is asked three times more, twice of
-    it without gradients.
+    ``edit_pooled``), or the next sample's prompt: ``training.objective.check_company`` refuses
+    microbatches of one, which have no next. The network is asked three times more, twice of it
+    without gradients.
 
     References:
         MasterWeaver, arXiv:2405.05806, weight 0.02: directions of UNet features, up to six calls

@@ -19,7 +19,8 @@ def triplet(tools: Tools, step: Step) -> Float[Tensor, ""]:
 
     over samples that ``identity`` counts too. e_i is the vector of the photograph itself. n_i is
     ``negative_identity`` of the batch; without it the nearest to the generated face of those
-    samples of the microbatch that the encoder tells from e_i, and a sample without any adds 0.
+    samples of the microbatch that the encoder tells from e_i, and a sample without any adds 0:
+    where no microbatch can have any, ``training.objective.check_company`` refuses this loss.
 
     References:
         ID-Booth, arXiv:2504.07392: distance 1 - cosine, margin 1, a prior image's vector as the

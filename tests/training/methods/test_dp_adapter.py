@@ -7,7 +7,9 @@ import torch
 from infra.errors import BadValue
 from tests.training.methods.adapters import batch, moved, painted
 from tests.training.methods.test_research_adapters import KINDS, asked, gradients, made
-from training.nets.dp_adapter import _at_positions
+from training.nets.attention_maps import cross_attention, watched
+from training.nets.dp_adapter import _at_positions, learning
+from training.settings import LossSettings
 
 METHOD = KINDS["dp_adapter"][1]
 FACE = ("to_k_ip", "to_v_ip", "image_proj")
@@ -91,3 +93,32 @@ def test_merges_are_of_the_face_s_pathway_too(tmp_path):
     for option in ("rescale", "adain_mean"):
         assert not torch.equal(painted(method, ask, steps=1, **{option: True}), plain)
     assert torch.equal(painted(method, ask, steps=1), plain)
+
+
+@torch.no_grad()
+def test_what_is_added_is_the_output_with_it_less_the_output_without(tmp_path):
+    """Of the face where the mask is, of the rest elsewhere: neither where it does not count."""
+    method, given = moved(made(tmp_path, "dp_adapter")).eval(), half_face()
+    finest = cross_attention(method.unet)[0]
+    with learning(given["mask"]), watched(method.unet, [finest]) as seen:
+        method._predict(given["latents"], torch.tensor([10, 600]), method._told(given), None)
+        told = seen.told[finest]
+        added, stream = method._residual(told)
+    layer, whole = told.layer, (told.text, [told.tokens[:, None], given["mask"]])
+    with_it = layer(told.states, encoder_hidden_states=whole)
+    with method.adapter_off():
+        without = layer(told.states, encoder_hidden_states=whole)
+    torch.testing.assert_close(added, with_it - without, atol=1e-5, rtol=1e-4)
+    assert stream is told.stream
+
+
+@pytest.mark.parametrize(("mask", "still"), [(1.0, REST), (0.0, FACE)])
+def test_fair_moves_the_pathway_of_the_rest_alone(tmp_path, mask, still):
+    """Where all is face, nothing is added elsewhere; where none is, nothing is of identity."""
+    method = moved(made(tmp_path, "dp_adapter", losses=LossSettings(mse=0.0, fair=1.0)))
+    given = batch() | {"mask": torch.full((2, 16, 16), mask)}
+    assert bool(method(given)["fair"] > 0) is (mask == 0)
+    for name, gradient in gradients(method, given).items():
+        moves = gradient is not None and bool(gradient.any())
+        if "blend" not in name:
+            assert moves is (mask == 0 and not any(part in name for part in still)), name

@@ -3,10 +3,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from infra.errors import BadValue
 from tests.training.methods.adapters import SD, SDXL, TOKENS, WIDTH, batch, drawn, moved, painted
 from tests.training.methods.test_research_adapters import BASES, asked, made
 from training.nets.infinite_id import _MixedSelfAttention
 from training.nets.merging import Merge
+from training.settings import LossSettings
 
 
 def infinite_id(folder, base=SD):
@@ -106,3 +108,9 @@ def test_each_picture_is_the_same_in_any_company(tmp_path):
     first = replace(ask, identity=ask.identity[:1], text=ask.text[:1], image=ask.image[:1])
     alone = method.generate(first, [torch.Generator().manual_seed(1)], Sampling(steps=1))
     torch.testing.assert_close(both[:1], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_attention_that_is_all_identity_s_cannot_be_localised(tmp_path):
+    """A joint softmax with text would tell of attention that training never pays."""
+    with pytest.raises(BadValue, match=r"localise .* no attention to identity beside text"):
+        made(tmp_path, "infinite_id", losses=LossSettings(localise=1.0))

@@ -6,8 +6,9 @@ from safetensors.torch import load_file
 
 from tests.training.methods.adapters import batch, drawn, moved, painted
 from tests.training.methods.test_attention_adapters import asked, made
+from training.nets.attention_maps import cross_attention, watched
 from training.nets.photo_verse import fusion
-from training.settings import DropSettings, MethodSettings
+from training.settings import DropSettings, LossSettings, MethodSettings
 
 NONE = DropSettings(identity=0.0, text=0.0, both=0.0)
 
@@ -116,3 +117,45 @@ def test_the_export_s_parts_are_named(tmp_path):
     lora = [name for name in held if "lora" in name]
     assert len(lora) == 4 * len(method.attention.attention[1::2]), "keys and values, cross alone"
     assert not any(f"attention.{i}." in name for name in held for i in (0, 2))
+
+
+@torch.no_grad()
+def test_what_the_image_adds_is_as_much_as_it_counts_in_each_sample(tmp_path):
+    method, given = moved(made(tmp_path, "photo_verse")), batch(3)
+    method._shares = torch.tensor([[2.0, 0.0], [1.0, 1.0], [0.0, 2.0]])
+    finest, whole = cross_attention(method.unet)[0], method._told(given)
+    with watched(method.unet, [finest]) as seen:
+        method._predict(given["latents"], torch.tensor([10, 300, 600]), whole, None)
+    told = seen.told[finest]
+    tokens, text_alone = told.tokens[:, None], method._shares * torch.tensor([1.0, 0.0])
+    with_it, without = (
+        told.layer(told.states, encoder_hidden_states=(told.text, [tokens, shares]))
+        for shares in (method._shares, text_alone)
+    )
+    added, stream = method._residual(told)
+    torch.testing.assert_close(added, with_it - without, atol=1e-5, rtol=1e-4)
+    assert stream is told.stream
+    counted, shares = method._attended(told, whole), told.of_identity().sum(dim=-1, keepdim=True)
+    assert counted.equal(shares * torch.tensor([0.0, 1.0, 2.0])[:, None, None])
+
+
+@pytest.mark.parametrize("name", ["fair", "localise"])
+def test_who_is_told_by_text_alone_has_no_image_to_look_at(tmp_path, name):
+    losses = LossSettings(mse=0.0, **{name: 1.0})
+    method = moved(made(tmp_path, "photo_verse", drop=NONE, losses=losses)).train()
+    given = batch()
+    given["mask"][:, :8] = 0
+    alone, both = (method(given | {"drop": torch.full((2,), draw)})[name] for draw in (0.1, 0.5))
+    assert alone == 0
+    assert both != 0
+
+
+def test_who_is_told_by_the_image_alone_has_no_prompt_to_edit(tmp_path):
+    losses = LossSettings(mse=0.0, edit_direction=1.0)
+    method = moved(made(tmp_path, "photo_verse", drop=NONE, losses=losses)).train()
+    given = batch() | {"time": torch.full((2,), 0.15)}
+    alone, both = (
+        method(given | {"drop": torch.full((2,), draw)})["edit_direction"] for draw in (0.9, 0.5)
+    )
+    assert alone == 0
+    assert both > 0

@@ -8,6 +8,7 @@ from tests.training.methods.adapters import FEATURES, batch, drawn, moved, paint
 from tests.training.methods.test_research_adapters import BASES, KINDS, asked, gradients, made
 from training.nets.presets import load_unet
 from training.nets.uni_id import spoken
+from training.settings import LossSettings
 
 METHOD = KINDS["uni_id"][1]
 WORDS, ADAPTER = 0.5, 0.5 + 1 / 4096
@@ -126,3 +127,28 @@ def test_a_prompt_without_places_for_words_is_refused(tmp_path):
         painted(method, many)
     with pytest.raises(BadValue, match="give 1 or more"):
         replace(METHOD, text_tokens=0)
+
+
+@pytest.mark.parametrize("name", ["fair", "localise"])
+def test_only_samples_of_the_adapter_have_tokens_to_look_at(tmp_path, name):
+    """Tokens of zeros have the share of keys of zeros, which is nobody's."""
+    method = uni_id(tmp_path, losses=LossSettings(mse=0.0, **{name: 1.0}))
+    words, adapter = (
+        of(draw) | {"mask": torch.eye(16).expand(2, 16, 16)} for draw in (WORDS, ADAPTER)
+    )
+    assert method(words)[name] == 0
+    assert method(adapter)[name] != 0
+
+
+def test_identity_competes_with_the_empty_prompt_for_attention(tmp_path):
+    method, given = uni_id(tmp_path, losses=LossSettings(mse=0.0, localise=1.0)), of(ADAPTER)
+    given["mask"] = torch.eye(16).expand(2, 16, 16)
+    history = []
+    optimiser = torch.optim.SGD(method.trainable().values(), lr=0.3)
+    for _ in range(6):
+        optimiser.zero_grad()
+        loss = method(given)["loss"]
+        loss.backward()
+        optimiser.step()
+        history.append(loss.item())
+    assert history[-1] < history[0]

@@ -1,11 +1,15 @@
 """W+ adapter: residual cross-attention, and the published layout."""
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.training.methods.adapters import DIM, drawn, moved
+from infra.errors import BadValue
+from tests.training.methods.adapters import DIM, batch, drawn, moved
 from tests.training.methods.test_attention_adapters import made
+from training.nets.attention_maps import cross_attention, watched
 from training.nets.w_plus import GROUPS, LAYERS, LatentMapper, LatentTokens
+from training.settings import LossSettings
 
 
 def test_queries_of_the_latent_are_what_came_of_the_text(tmp_path):
@@ -75,3 +79,24 @@ def test_the_export_has_the_published_names_and_shapes(tmp_path):
         f"{i}.to_{which}_wplus.weight" for i in numbers for which in "qkv"
     }
     assert held["w_proj.proj_3.weight"].shape == (32, 6 * 64)
+
+
+@torch.no_grad()
+def test_what_is_added_is_the_output_with_it_less_the_output_without(tmp_path):
+    method, given = moved(made(tmp_path, "w_plus")), batch()
+    finest = cross_attention(method.unet)[0]
+    with watched(method.unet, [finest]) as seen:
+        method._predict(given["latents"], torch.tensor([10, 600]), method._told(given), None)
+    told = seen.told[finest]
+    layer, whole = told.layer, (told.text, [told.tokens[:, None]])
+    with_it = layer(told.states, encoder_hidden_states=whole)
+    with method.adapter_off():
+        without = layer(told.states, encoder_hidden_states=whole)
+    added, stream = method._residual(told)
+    torch.testing.assert_close(added, with_it - without, atol=1e-5, rtol=1e-4)
+    assert stream is told.stream
+
+
+def test_attention_after_text_s_is_the_latent_s_alone_and_cannot_be_localised(tmp_path):
+    with pytest.raises(BadValue, match=r"localise .* no attention to identity beside text"):
+        made(tmp_path, "w_plus", losses=LossSettings(localise=1.0))

@@ -53,6 +53,11 @@ def test_disentangling_from_nothing_is_refused():
         disentangled(torch.ones(2, 1, 2), None)
 
 
+def test_tokens_and_prompts_of_two_widths_have_no_angle():
+    with pytest.raises(BadValue, match=r"contrastive_disentangle .* 3 numbers and the text's 2"):
+        disentangled(torch.ones(2, 1, 3), torch.ones(2, 1, 2))
+
+
 def test_weak_denoising_is_told_identity_alone():
     told = []
     given = step(
