@@ -120,7 +120,7 @@ def test_pictures_and_clips_without_tracks_are_refused():
         video_identity(bare(video_identity=1.0), untracked)
 
 
-@pytest.mark.parametrize("loss", ["identity", "triplet", "enhanced_contrast"])
+@pytest.mark.parametrize("loss", ["identity", "triplet", "enhanced_contrast", "identity_adversary"])
 def test_losses_that_look_at_pictures_are_refused_for_videos_with_what_to_use(loss, tmp_path):
     schedule, gives = NoiseSchedule(BaseModelSettings()), Gives(ask=True, more=True)
     codec = load_video_codec(MOVING, tmp_path)
