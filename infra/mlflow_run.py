@@ -9,7 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from infra.mlflow_model import keep_model
+from infra.mlflow_model import log_model as log_model
 from infra.spool import Entry
+from infra.storage import without_secrets
+
+log = logging.getLogger(__name__)
 
 RUN_TAG = "visage.run"
 _PARAM_LENGTH = 6000
@@ -50,34 +55,6 @@ def find_run(client: Any, experiment_id: str, run: str) -> Any | None:  # noqa: 
     return next(iter(client.search_runs([experiment_id], words, max_results=1)), None)
 
 
-def log_model(
-    client: Any,  # noqa: ANN401
-    experiment_id: str,
-    name: str,
-    folder: Path,
-    *,
-    run_id: str | None,
-    params: Mapping[str, object],
-    tags: Mapping[str, str],
-) -> str:
-    """Upload a folder as a LoggedModel; return its id once it is ready to be used."""
-    held = client.create_logged_model(
-        experiment_id,
-        name=name,
-        source_run_id=run_id,
-        params={key: str(value) for key, value in params.items()},
-        tags=dict(tags),
-        model_type="identity-adapter",
-    )
-    try:
-        client.log_model_artifacts(held.model_id, str(folder))
-    except BaseException:
-        client.finalize_logged_model(held.model_id, "FAILED")
-        raise
-    client.finalize_logged_model(held.model_id, "READY")
-    return str(held.model_id)
-
-
 class MlflowRun:
     """A run found by its name, or made.
 
@@ -94,14 +71,18 @@ class MlflowRun:
     ) -> None:
         self.uri, self.experiment, self.run = uri, name, run
         self.experiment_id = self.run_id = ""
-        self.refused = ""
-        """What MLflow would not take, and never will."""
+        self._refusals: list[str] = []
         self._artifacts_at, self._revive = artifacts_at, revive
         self._client: Any = None
         self._began_ms = 0
         self._steps: dict[str, int] | None = None
         """The last step of each number that the run has."""
         self._monitors: list[Any] | None = None
+
+    @property
+    def refused(self) -> str:
+        """What MLflow would not take, and will not be sent again."""
+        return "; ".join(self._refusals)
 
     def open(self) -> None:
         """Find the run or make it. The same run of ours is the same run there, also after a crash.
@@ -145,26 +126,8 @@ class MlflowRun:
                     self.run_id = ""  # deleted under us: the next try makes it anew
                 if error.error_code not in _REFUSALS:
                     raise
-                self.refused = f"MLflow at {self.uri} refused: {str(error).splitlines()[0]}"
+                self._refuse(f"MLflow at {self.uri} refused: {str(error).splitlines()[0]}")
         self._steps = steps
-
-    def model(
-        self,
-        name: str,
-        folder: Path,
-        params: Mapping[str, object],
-        metrics: Mapping[str, float],
-        step: int,
-        tags: Mapping[str, str],
-    ) -> str:
-        """Upload an export as a LoggedModel of the open run; return its id."""
-        model_id = log_model(
-            self._client, self.experiment_id, name, folder,
-            run_id=self.run_id, params=params, tags=tags,
-        )  # fmt: skip
-        for key, value in metrics.items():
-            self._client.log_metric(self.run_id, key, value, step=step, model_id=model_id)
-        return model_id
 
     def system_metrics(self) -> dict[str, float]:
         """Measure this machine now, under MLflow's own names."""
@@ -203,6 +166,8 @@ class MlflowRun:
                     yield partial(self._client.log_text, self.run_id, *told)
                 case "file":
                     yield partial(self._upload, what["name"], Path(what["path"]))
+                case "model":
+                    yield partial(self._keep, what["name"], Path(what["folder"]), entry)
                 case "end":
                     how = what["status"], entry["time_ms"]
                     yield partial(self._client.set_terminated, self.run_id, *how)
@@ -210,13 +175,39 @@ class MlflowRun:
     def _upload(self, name: str, path: Path) -> None:
         """Keep a file under its name, which may name folders and need not be its own."""
         if not path.exists():
-            self.refused = f"{path} was gone before it reached MLflow"
+            self._refuse(f"{path} was gone before it reached MLflow")
             return
         folder, _, last = name.rpartition("/")
         with tempfile.TemporaryDirectory() as beside:
             if path.name != last:
                 path = Path(shutil.copyfile(path, Path(beside) / last))
             self._client.log_artifact(self.run_id, str(path), folder or None)
+
+    def _keep(self, name: str, folder: Path, entry: Entry) -> None:
+        """Keep an export as a LoggedModel, unless its folder made room; hold nothing else up.
+
+        Raises:
+            Exception: MLflow cannot be reached; the model is to be sent again.
+        """
+        try:
+            keep_model(
+                self._client, self.experiment_id, self.run_id, name, folder,
+                entry["what"]["metrics"], step=entry["step"], at_ms=entry["time_ms"],
+            )  # fmt: skip
+        except Exception as error:
+            if not folder.exists():
+                log.info("%s was removed before it reached MLflow", folder)
+                return
+            self._client.get_run(self.run_id)  # which raises where there is no MLflow to ask
+            lines = str(error).splitlines() or [type(error).__name__]
+            self._refuse(
+                f"the model {name} was not kept in MLflow at {self.uri}: {lines[0]}; "
+                "the run's command, given again, sends it again"
+            )
+
+    def _refuse(self, why: str) -> None:
+        if (said := without_secrets(why)) not in self._refusals:
+            self._refusals.append(said)
 
 
 def _metrics(entry: Entry, steps: dict[str, int], began_ms: int) -> list[Any]:
@@ -252,7 +243,8 @@ def _dataset(what: Mapping[str, str]) -> Any:  # noqa: ANN401
 
     source = what.get("source", "")
     made = Dataset(what["name"], what["digest"], "visage", f'{{"uri": "{source}"}}')
-    return DatasetInput(made, [InputTag("mlflow.data.context", "training")])
+    context = what.get("context", "training")
+    return DatasetInput(made, [InputTag("mlflow.data.context", context)])
 
 
 def _monitors() -> Iterator[Any]:

@@ -46,6 +46,11 @@ def spool_file(store: Folder, experiment: str, run: str) -> Path:
     return _home(store) / "spool" / f"{name}.jsonl"
 
 
+def dataset_of(corpus: str, features: str) -> dict[str, str]:
+    """Return what ``Tracker.begin`` is told of a corpus by its digest, and of its features."""
+    return {"name": f"corpus {corpus[:12]}", "digest": corpus[:36], "source": features}
+
+
 def _home(store: Folder) -> Path:
     return Path(store.path) if store.is_local else Path.home() / ".visage"
 
@@ -62,8 +67,9 @@ class Tracker:
     work begins. Numbers are sent in batches every few seconds. When MLflow cannot be reached the
     work goes on, and ``problem`` says why; with a ``spool`` nothing is lost by it, nor by
     ``kill -9``: what was not sent waits there for the server to come back, for the end, for the
-    next run of the store, or for ``send_waiting``. The same run of ours, started again, is the
-    same run in MLflow, and a step that it has there already is not sent again.
+    next run of the store, or for ``send_waiting``. Where the disk is full it waits in memory, and
+    ``problem`` says what is lost by that. The same run of ours, started again, is the same run in
+    MLflow, and a step that it has there already is not sent again.
 
     Args:
         store: Where runs are; names the SQLite file where no server is named.
@@ -92,7 +98,8 @@ class Tracker:
         self._artifacts = artifacts(store)
         self._mlflow = MlflowRun(uri, experiment, run, self._artifacts)
         self._spool = self._open_spool(spool)
-        self._tried, self._ending = threading.Event(), threading.Event()
+        self._on_disk, self._full = spool is not None, False
+        self._ending = threading.Event()
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
 
@@ -107,6 +114,8 @@ class Tracker:
     ) -> None:
         if error is not None and not self._ending.is_set():
             self.fail(error)
+            if self.problem:
+                log.warning("%s", self.problem)
 
     @property
     def run_id(self) -> str:
@@ -131,10 +140,11 @@ class Tracker:
         """Say what is about to run, so that it is seen while it runs.
 
         Args:
-            params: Settings by dotted name.
-            tags: Words to find the run by.
-            dataset: What is trained on: its ``name``, ``digest`` (at most 36 characters) and
-                ``source``.
+            params: Settings by dotted name. A run keeps the first value of each: what may change
+                when it goes on is a tag.
+            tags: Words to find the run by; the last value of each is kept.
+            dataset: What it is of: its ``name``, ``digest`` (at most 36 characters) and ``source``;
+                and its ``context``, which is training where nothing is said.
         """
         self._put("params", {key: str(value) for key, value in params.items()})
         sent = read_settings().submission
@@ -145,6 +155,26 @@ class Tracker:
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record numbers of a step, and return at once. Called by rank 0 only."""
         self._put("metrics", {key: float(value) for key, value in metrics.items()}, step=step)
+
+    def file(self, name: str, path: Path) -> None:
+        """Keep a file as an artifact, and return at once; it is read when it is sent."""
+        self._put("file", {"name": name, "path": str(Path(path).resolve())})
+
+    def model(self, name: str, folder: Path, metrics: Mapping[str, float], step: int) -> None:
+        """Keep an export as a LoggedModel of this run, and return at once.
+
+        It is told from others by the hashes of its files, so the same one is kept once however
+        often it is asked for. A folder that is gone when its turn comes, such as that of a
+        checkpoint that made room for newer ones, is left out.
+
+        Args:
+            name: Its name in MLflow.
+            folder: The export.
+            metrics: Its scores; filed under the model, and so under the run too.
+            step: When they were measured.
+        """
+        what = {"name": name, "folder": str(Path(folder).resolve()), "metrics": dict(metrics)}
+        self._put("model", what, step=step)
 
     def finish(
         self,
@@ -173,7 +203,7 @@ class Tracker:
         for name, content in texts.items():
             self._put("text", {"name": name, "content": content})
         for name, path in (files or {}).items():
-            self._put("file", {"name": name, "path": str(Path(path).resolve())})
+            self.file(name, path)
         return self._end("FINISHED")
 
     def fail(self, error: BaseException) -> str:
@@ -183,55 +213,37 @@ class Tracker:
         self._put("tags", {"visage.error": f"{type(error).__name__}: {said}"[:1000]})
         return self._end("KILLED" if stopped else "FAILED")
 
-    def model(
-        self,
-        name: str,
-        folder: Path,
-        params: Mapping[str, object],
-        metrics: Mapping[str, float],
-        step: int,
-        tags: Mapping[str, str],
-    ) -> str:
-        """Keep an export as a LoggedModel of this run; return its id, or ``""`` with ``problem``.
-
-        Uploads before it returns: the folder may be deleted afterwards. Its numbers are filed under
-        the model, and so under the run too.
-        """
-        self._tried.wait()
-        if not self.run_id:
-            return ""
-        held: list[str] = []
-        self._guarded(
-            lambda: held.append(self._mlflow.model(name, folder, params, metrics, step, tags))
-        )
-        return held[0] if held else ""
-
     def _put(self, kind: str, what: Mapping[str, Any], step: int | None = None) -> None:
         entry: Entry = {"kind": kind, "what": what, "time_ms": int(time.time() * 1000)}
         try:
             self._spool.put(entry if step is None else entry | {"step": step})
         except OSError as error:  # a full disk: the numbers go on in memory
-            log.warning("The spool %s cannot be written: %s", self._spool.path, error)
+            if not self._full:
+                log.warning("What waits for MLflow waits in memory: %s", error)
+            self._full = True
 
     def _end(self, status: str) -> str:
         self._put("end", {"status": status})
         self._ending.set()
         self._thread.join()
-        if self._spool.path and len(self._spool):
-            self.problem += f"; {len(self._spool)} records wait in {self._spool.path}"
         self._spool.close()
+        lost = self._spool.in_memory_only
+        if self._spool.path and (waiting := len(self._spool) - lost):
+            self.problem += f"; {waiting} records wait in {self._spool.path}"
+        if lost and self._on_disk:
+            self.problem += f"; {lost} records are lost, which the full disk did not take"
         return "" if self.problem else self.run_id
 
     def _work(self) -> None:
-        wait_s = 0.0
+        wait_s, tried = 0.0, False
         while True:
             ending = self._ending.wait(wait_s)
             if self._system and time.monotonic() >= self._system_at:
                 self._system_at = time.monotonic() + SYSTEM_EVERY_S
                 self._guarded(lambda: self._put("system", self._mlflow.system_metrics()))
             self._guarded(lambda: deliver(self._spool, self._mlflow))
-            if not self._tried.is_set():
-                self._tried.set()
+            if not tried:
+                tried = True
                 self._send_others()
             if ending:
                 return

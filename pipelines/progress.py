@@ -12,6 +12,9 @@ from rich.text import Text
 if TYPE_CHECKING:
     from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
+    from training.loop import Report
+    from training.settings import TrainRecipe
+
 LINE_EVERY_S = 10.0
 """How often progress is a new line where the output is no terminal."""
 
@@ -84,6 +87,46 @@ class Reporter:
             self._said = now
             words = pace(done - self._before, now - self._began, self._total - done)
             self.console.print(f"{self._name}: {done:,} of {self._total:,} rows, {words}")
+
+
+class TrainingBar:
+    """Loss, rate and time left of a training run: a live bar on a terminal, lines elsewhere.
+
+    The time left is at the last report's rate, as Rich's own estimate forgets what is 30 s old, and
+    reports of large models are farther apart.
+
+    Args:
+        console: Where.
+        recipe: What is trained.
+    """
+
+    def __init__(self, console: Console, recipe: "TrainRecipe") -> None:
+        self.console, self.recipe = console, recipe
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(),
+            TextColumn("{task.completed}/{task.total} {task.fields[said]}"),
+            console=console, transient=True, disable=not console.is_terminal,
+        )  # fmt: skip
+        self._task = self._bar.add_task(recipe.name, total=recipe.steps, said="")
+
+    def __enter__(self) -> "TrainingBar":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def show(self, report: "Report") -> None:
+        """Show how it goes."""
+        left_s = int((self.recipe.steps - report.step) * self.recipe.batch / report.images_per_s)
+        said = (
+            f"loss {report.losses['loss']:.4f}, {report.images_per_s:,.1f} images/s, "
+            f"{left_s // 60}:{left_s % 60:02d} left"
+        )
+        if self.console.is_terminal:
+            self._bar.update(self._task, completed=report.step, said=said, refresh=True)
+        else:
+            self.console.print(f"step {report.step} of {self.recipe.steps}: {said}")
 
 
 class RayProgress:

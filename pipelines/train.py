@@ -4,26 +4,27 @@ import json
 import signal
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from infra.cluster import cluster, usable_cpus
 from infra.configuration import digest, flat, to_dict, to_yaml
 from infra.errors import BadValue, VisageError
 from infra.metrics import count, gauge
-from infra.released import manifest, manifest_tags
 from infra.storage import Folder, open_store
-from infra.tracking import Tracker, spool_file
+from infra.tracking import Tracker, dataset_of, spool_file
 from pipelines.job import code_version, locked
+from pipelines.progress import TrainingBar
 from training.build import Job, build
-from training.checkpoints import latest
+from training.checkpoints import finished, latest
 from training.engine import PlainEngine
-from training.evaluation.validation import validator
+from training.evaluation.validation import SHEETS, sheet_of, validator
 from training.features import Prepared
+from training.hacking import Hacked
 from training.loop import REPORTS, Report, ReportFile, Wish, fit, noticed, read_reports
 from training.settings import Scale, TrainRecipe
 from training.video.plan import described
@@ -55,10 +56,12 @@ def train(recipe: TrainRecipe, out: str, console: Console, address: str = "") ->
             process trains the same run, or there are fewer GPUs or CPUs than workers.
     """
     prepared = _prepared(recipe)
-    name = run_name(recipe, prepared.features.corpus + prepared.features.pairs)
+    name = run_name(recipe, prepared.digest)
     console.print(f"run {name}, {len(prepared.ids):,} samples", soft_wrap=True, markup=False)
     if prepared.features.frames:
         console.print(described(recipe, prepared), soft_wrap=True, markup=False)
+        if recipe.validate_people and recipe.validate_steps:
+            console.print("Checkpoints have no sheet of drawings: `visage evaluate` draws videos.")
     # Before anything is written: a model that cannot be made leaves no run.
     job = None if _many(recipe) else build(recipe)
     store = open_store(out)
@@ -69,9 +72,10 @@ def train(recipe: TrainRecipe, out: str, console: Console, address: str = "") ->
         try:
             return _trained(recipe, prepared, job, store, folder, console, address)
         except VisageError as error:
-            # So that `visage runs` can say why there is nothing new.
-            folder.write_json("run.json", (folder.read_json("run.json") or {})
-                              | {"run": name, "error": str(error)})  # fmt: skip
+            # So that `visage runs` can say why there is nothing new, unless the disk is full.
+            with suppress(OSError):
+                folder.write_json("run.json", (folder.read_json("run.json") or {})
+                                  | {"run": name, "error": str(error)})  # fmt: skip
             raise
 
 
@@ -87,23 +91,31 @@ def _trained(
     """Train, and record it."""
     began, path = time.monotonic(), _path(folder)
     name, corpus = path.name, prepared.features.corpus
-    tags = {"visage.code": code_version(), "visage.corpus": corpus}
-    params = dict(flat(to_dict(recipe)))
-    dataset = {"name": f"corpus {corpus[:12]}", "digest": corpus[:36], "source": recipe.data.path}
+    params, scale = _params(recipe)
+    tags = {"visage.code": code_version(), "visage.corpus": corpus} | scale
     spool = spool_file(store, "train", name)
     with Tracker(store, "train", name, spool=spool, system_metrics=True) as tracker:
-        tracker.begin(params, tags, dataset)
+        tracker.begin(params, tags, dataset_of(corpus, recipe.data.path))
+        for checkpoint in finished(path):  # MLflow may have refused one at its time
+            said = json.loads((checkpoint / "done.json").read_text())
+            _keep(tracker, checkpoint, said.get("scores", {}))
         console.print(f"MLflow: {tracker.url}", soft_wrap=True, markup=False)
-        with _Bar(console, recipe) as bar:
+        hacked = Hacked(path)
+        with TrainingBar(console, recipe) as bar:
 
             def tell(report: Report) -> None:
                 bar.show(report)
+                if said := hacked(report):
+                    console.print(said, soft_wrap=True, markup=False)
                 tracker.log(report.step, numbers(report))
                 gauge("visage_train_step", report.step, run=name)
                 gauge("visage_train_loss", report.losses["loss"], run=name)
                 gauge("visage_train_samples_per_s", report.images_per_s, run=name)
                 if report.checkpoint:
                     count("visage_train_checkpoints", run=name)
+                    _keep(tracker, report.checkpoint, report.scores)
+                    if (sheet := sheet_of(report.checkpoint)).exists():
+                        tracker.file(f"{SHEETS}/{sheet.name}", sheet)
 
             step = _carried_out(recipe, job, path, tell, address)
         reports = read_reports(path / REPORTS)
@@ -111,7 +123,6 @@ def _trained(
             console.print(f"Ended at step {step}, after a checkpoint; the same command goes on.")
             mlflow = tracker.fail(KeyboardInterrupt(f"ended at step {step}"))
         else:
-            _keep_exports(tracker, path)
             texts = {"recipe.yaml": to_yaml(recipe), REPORTS: (path / REPORTS).read_text()}
             mlflow = tracker.finish(params, {"step": step}, texts, tags)
     if tracker.problem:
@@ -129,15 +140,20 @@ def _trained(
     return result
 
 
-def _keep_exports(tracker: Tracker, path: Path) -> None:
-    """Keep the newest checkpoint's export in MLflow, and the best one's, as LoggedModels."""
-    kept = {latest(path)}
-    if (path / "best.json").exists():
-        kept.add(path / str(json.loads((path / "best.json").read_text())["checkpoint"]))
-    for folder in sorted(each for each in kept if each):
-        export, step = folder / "export", int(folder.name.removeprefix("step-"))
-        scores = json.loads((folder / "done.json").read_text()).get("scores", {})
-        tracker.model(f"step-{step}", export, {}, scores, step, manifest_tags(manifest(export)))
+def _params(recipe: TrainRecipe) -> tuple[dict[str, object], dict[str, str]]:
+    """Divide settings into MLflow's params, which never change, and tags.
+
+    A run may go on with more or fewer hands; see ``run_name``.
+    """
+    params = dict(flat(to_dict(recipe)))
+    free = [key for key in params if key.startswith("scale.") and key != "scale.precision"]
+    return params, {key: str(params.pop(key)) for key in free}
+
+
+def _keep(tracker: Tracker, checkpoint: Path, scores: Mapping[str, float]) -> None:
+    """Keep a checkpoint's export in MLflow as a LoggedModel."""
+    step = int(checkpoint.name.removeprefix("step-"))
+    tracker.model(f"step-{step}", checkpoint / "export", scores, step)
 
 
 def _carried_out(
@@ -164,19 +180,19 @@ def _carried_out(
     engine = PlainEngine(job.method, recipe)
     with noticed(signal.SIGINT) as asked:
         return fit(
-            engine, job.batches, recipe, path, both, validate=validator(job, recipe),
+            engine, job.batches, recipe, path, both, validate=validator(job, recipe, path),
             wish=lambda _: Wish.END if asked() else Wish.GO_ON,
         )  # fmt: skip
 
 
-def run_name(recipe: TrainRecipe, corpus: str) -> str:
-    """Name the run of a recipe on a corpus.
+def run_name(recipe: TrainRecipe, features: str) -> str:
+    """Name the run of a recipe on features, by their digest: others are another run.
 
     How many workers share the work changes no result, and so no name: a run goes on with more or
     fewer of them.
     """
     alone = replace(recipe, scale=Scale(precision=recipe.scale.precision))
-    return f"{recipe.name}-{digest(to_dict(alone), corpus)[:8]}"
+    return f"{recipe.name}-{digest(to_dict(alone), features)[:8]}"
 
 
 def numbers(report: Report) -> Mapping[str, float]:
@@ -205,37 +221,3 @@ def _path(folder: Folder) -> Path:
     if not folder.is_local:
         raise BadValue("out", str(folder), "checkpoints are written to a local folder.")
     return Path(folder.path)
-
-
-class _Bar:
-    """Loss, rate and time left: a live bar on a terminal, lines elsewhere."""
-
-    def __init__(self, console: Console, recipe: TrainRecipe) -> None:
-        self.console, self.recipe = console, recipe
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.completed}/{task.total} {task.fields[said]}"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self.task = self.progress.add_task(recipe.name, total=recipe.steps, said="")
-
-    def __enter__(self) -> "_Bar":
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
-
-    def show(self, report: Report) -> None:
-        """Show how it goes."""
-        said = f"loss {report.losses['loss']:.4f}, {report.images_per_s:,.1f} images/s"
-        if self.console.is_terminal:
-            self.progress.update(self.task, completed=report.step, said=said)
-            return
-        left_s = (self.recipe.steps - report.step) * self.recipe.batch / report.images_per_s
-        left = f"{int(left_s) // 60}:{int(left_s) % 60:02d} left"
-        self.console.print(f"step {report.step} of {self.recipe.steps}: {said}, {left}")

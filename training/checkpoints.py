@@ -21,6 +21,16 @@ Validate = Callable[[Method, int], Mapping[str, float]]
 """Scores a method, which has its averaged weights, at a step; greater is better."""
 
 
+class FirstNotWritten(CheckpointNotWritten):
+    """The first checkpoint of a training run could not be written."""
+
+    def __str__(self) -> str:
+        return (
+            f"The checkpoint {self.path!r} could not be written: {self.why}. There is none before "
+            "it: make room, then give the same command again; it begins anew."
+        )
+
+
 def checkpoint(
     engine: Engine,
     recipe: TrainRecipe,
@@ -43,7 +53,7 @@ def checkpoint(
         The folder, and the scores; none but on rank 0.
 
     Raises:
-        CheckpointNotWritten: The disk is full, or refuses; the one before is whole.
+        CheckpointNotWritten: The disk is full, or refuses; the one before, if any, is whole.
         BadValue: ``keep_best`` names nothing that was measured.
     """
     folder, scores = out / f"step-{engine.taken:07d}", dict[str, float]()
@@ -67,7 +77,8 @@ def checkpoint(
     except (OSError, SafetensorError) as error:
         # Safetensors wraps what the system says into words of its own.
         shutil.rmtree(folder, ignore_errors=True)
-        raise CheckpointNotWritten(str(folder), str(error)) from None
+        failed = CheckpointNotWritten if latest(out) else FirstNotWritten
+        raise failed(str(folder), str(error)) from None
     if engine.group.leads:
         _prune(out, recipe)
     return folder, scores

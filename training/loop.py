@@ -5,6 +5,7 @@ neither Ray nor MLflow: ``python -m training.loop RECIPE --data FOLDER``.
 """
 
 import json
+import logging
 import signal
 import sys
 import threading
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from infra.errors import BadValue, VisageError
+from infra.spool import append_whole
 from training.checkpoints import Validate, checkpoint, sweep
 from training.checkpoints import finished as finished
 from training.checkpoints import latest as latest
@@ -27,6 +29,7 @@ from training.data import Batches
 from training.engine import Engine, Moved, learning_rate
 from training.settings import TrainRecipe
 
+log = logging.getLogger(__name__)
 MAX_SKIPPED = 20
 """Steps in a row whose gradients may be not finite before the run is given up."""
 REPORTS = "reports.jsonl"
@@ -60,7 +63,7 @@ class Report:
 
     step: int
     losses: dict[str, float]
-    """Means over these steps and over all workers."""
+    """Means over these steps and over all workers; NaN where nothing had a part in one."""
     learning_rate: float
     grad_norm: float
     skipped: int
@@ -78,6 +81,7 @@ class _Tally:
     """Sums since the last report."""
 
     losses: dict[str, Tensor] = field(default_factory=dict)
+    """Each one number, or two: a sum, and how many it is of."""
     skipped: int = 0
     steps: int = 0
     data_s: float = 0.0
@@ -170,8 +174,13 @@ def _told(
     engine: Engine, tally: _Tally, recipe: TrainRecipe, step: int, grad_norm: float
 ) -> Report:
     """Turn sums into a report; every worker takes part."""
-    means = engine.group.mean(torch.stack(list(tally.losses.values()))) / tally.steps
-    losses = dict(zip(tally.losses, means.tolist(), strict=True))
+    sums = [numbers.reshape(-1) for numbers in tally.losses.values()]
+    means = engine.group.mean(torch.cat(sums)) / tally.steps
+    each = torch.split(means, [len(numbers) for numbers in sums])
+    losses = {
+        name: float(of[0] / of[1] if len(of) == 2 else of[0])
+        for name, of in zip(tally.losses, each, strict=True)
+    }
     seconds = max(time.perf_counter() - tally.began, 1e-9)
     return Report(
         step=step,
@@ -196,11 +205,19 @@ class ReportFile:
         kept = (asdict(r) for r in read_reports(self.path) if r.step <= step)
         beside.write_text("".join(_line(row) for row in kept))
         beside.replace(self.path)
+        self._unwritten = b""
 
     def __call__(self, report: Report) -> None:
-        """Add one."""
-        with self.path.open("a") as lines:
-            lines.write(_line(asdict(report)))
+        """Add one; what a full disk refuses goes before the next one for which there is room."""
+        full = bool(self._unwritten)
+        self._unwritten += _line(asdict(report)).encode()
+        try:
+            with self.path.open("ab", buffering=0) as lines:
+                append_whole(lines, self._unwritten)
+            self._unwritten = b""
+        except OSError as error:
+            if not full:
+                log.warning("Reports from step %d on wait in memory: %s", report.step, error)
 
 
 def _line(row: dict[str, object]) -> str:

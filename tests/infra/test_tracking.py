@@ -7,8 +7,10 @@ import pytest
 
 from infra import tracking
 from infra.errors import BadValue
+from infra.released import files_of, manifest
 from infra.storage import open_folder
 from infra.tracking import Tracker, send_waiting, spool_file, tracking_uri
+from tests.infra.full_disk import files_of_at_most
 from tests.infra.mlflow_server import Server, put_database
 
 DEAD = "http://127.0.0.1:9"
@@ -78,6 +80,7 @@ def test_an_unreachable_server_is_a_sentence_and_not_a_crash(store):
     tracker = Tracker(store, "curate", "lfw-1")
     assert end(tracker) == ""
     assert tracker.problem.startswith(f"MLflow at {DEAD} was not written:")
+    assert "records" not in tracker.problem, "none were to wait on a disk"
 
 
 @pytest.mark.usefixtures("unreachable")
@@ -141,25 +144,84 @@ def test_what_mlflow_refuses_holds_nothing_else_up(store, client):
     assert history(client, tracker.run_id, "loss") == [(1, 0.5)]
 
 
-def test_an_export_becomes_a_model_of_the_run_with_its_numbers(store, client, tmp_path):
+@pytest.fixture
+def export(tmp_path):
     (tmp_path / "export").mkdir()
     (tmp_path / "export/a.safetensors").write_bytes(b"weights")
+    return tmp_path / "export"
+
+
+def models(client, run_id):
+    where = client.get_run(run_id).info.experiment_id
+    return client.search_logged_models([where], f"source_run_id = '{run_id}'")
+
+
+def test_an_export_becomes_a_model_of_the_run_with_its_numbers(store, client, export):
     tracker = Tracker(store, "train", "r")
-    held = tracker.model(
-        "adapter", tmp_path / "export", {"tokens": 4}, {"auc": 0.9}, 30, {"visage.step": "30"}
-    )
-    tracker.finish({}, {}, {}, {})
-    model = client.get_logged_model(held)
-    assert (str(model.status), model.source_run_id) == ("READY", tracker.run_id)
+    tracker.model("step-30", export, {"auc": 0.9}, 30)
+    (model,) = models(client, tracker.finish({}, {}, {}, {}))
+    assert (model.name, str(model.status)) == ("step-30", "READY")
     assert {m.key: (m.value, m.step) for m in model.metrics} == {"auc": (0.9, 30)}
+    assert files_of(model.tags) == manifest(export)
     assert (open_folder(model.artifact_location) / "a.safetensors").exists()
 
 
+def test_the_same_export_is_kept_once_and_another_one_beside_it(store, client, export):
+    for content, kept in ((b"weights", 1), (b"weights", 1), (b"others", 2)):
+        (export / "a.safetensors").write_bytes(content)
+        tracker = Tracker(store, "train", "r")
+        tracker.model("step-30", export, {}, 30)
+        run_id = tracker.finish({}, {}, {}, {})
+        assert len(models(client, run_id)) == kept
+
+
+def test_a_model_whose_upload_fails_is_told_holds_nothing_up_and_is_sent_again(
+    store, client, export, monkeypatch
+):
+    def refuse(*_, **__):
+        raise PermissionError("no room at s3://ann:hunter2@models\nmore")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("mlflow.tracking.MlflowClient.log_model_artifacts", refuse)
+        first = Tracker(store, "train", "r")
+        first.model("step-30", export, {}, 30)
+        first.log(31, {"loss": 0.5})
+        assert first.finish({}, {}, {}, {}) == ""
+    assert "the model step-30 was not kept" in first.problem
+    assert "no room at s3://models" in first.problem
+    assert history(client, first.run_id, "loss") == [(31, 0.5)]
+    assert client.get_run(first.run_id).info.status == "FINISHED"
+    again = Tracker(store, "train", "r")
+    again.model("step-30", export, {}, 30)
+    run_id = again.finish({}, {}, {}, {})
+    assert sorted(str(model.status) for model in models(client, run_id)) == ["FAILED", "READY"]
+
+
+def test_a_model_waits_for_mlflow_and_arrives_when_it_is_back(store, client, export, monkeypatch):
+    spool = spool_file(store, "train", "r")
+    with monkeypatch.context() as patched:
+        patched.setattr("infra.mlflow_run.MlflowRun.open", lambda _: 1 / 0)
+        tracker = Tracker(store, "train", "r", spool=spool)
+        tracker.model("step-30", export, {"auc": 0.9}, 30)
+        tracker.model("step-20", export.parent / "pruned", {}, 20)
+        assert tracker.fail(KeyboardInterrupt()) == ""
+    assert [(sent.run, sent.problem) for sent in send_waiting(store)] == [("r", "")]
+    (run,) = client.search_runs(["1"])
+    assert [model.name for model in models(client, run.info.run_id)] == ["step-30"]
+    assert run.info.status == "KILLED"
+
+
 @pytest.mark.usefixtures("unreachable")
-def test_a_model_is_an_empty_name_where_mlflow_cannot_be_reached(store, tmp_path):
-    tracker = Tracker(store, "train", "r")
-    assert tracker.model("adapter", tmp_path, {}, {}, 1, {}) == ""
-    tracker.finish({}, {}, {}, {})
+def test_a_full_disk_hides_no_error_and_what_is_lost_by_it_is_told(store):
+    spool = spool_file(store, "train", "r")
+    about = pytest.raises(ZeroDivisionError)
+    with about, files_of_at_most(250), Tracker(store, "train", "r", spool=spool) as tracker:
+        tracker.log(1, {"loss": 0.1})
+        tracker.log(2, {"loss": 0.2})
+        1 / 0  # noqa: B018 - the error that ends the run
+    assert "1 records wait in" in tracker.problem
+    assert "3 records are lost, which the full disk did not take" in tracker.problem
+    assert len(spool.read_text().splitlines()) == 1
 
 
 def test_a_killed_run_loses_nothing_and_the_next_run_of_the_store_sends_it(store, client):
@@ -198,7 +260,7 @@ def test_waiting_numbers_do_not_go_to_another_mlflow(store, monkeypatch):
 
 
 @pytest.mark.slow
-def test_numbers_wait_while_a_server_is_down_and_arrive_once(store, tmp_path, monkeypatch):
+def test_records_wait_while_a_server_is_down_and_arrive_once(store, tmp_path, export, monkeypatch):
     from mlflow.tracking import MlflowClient
 
     monkeypatch.setattr(tracking, "SEND_EVERY_S", 0.2)
@@ -219,6 +281,8 @@ def test_numbers_wait_while_a_server_is_down_and_arrive_once(store, tmp_path, mo
         assert tracker.url.startswith(f"{server.uri}/#/experiments/")
         server.stop()
         tracker.log(3, {"loss": 0.3})
+        tracker.model("step-3", export, {}, 3)
+        tracker.model("step-3", export, {}, 3)
         assert end(tracker) == ""
         assert str(spool) in tracker.problem
         server.start()
@@ -227,6 +291,7 @@ def test_numbers_wait_while_a_server_is_down_and_arrive_once(store, tmp_path, mo
         assert history(client, tracker.run_id, "loss") == [(n, n / 10) for n in (1, 2, 3)]
         run = client.get_run(tracker.run_id)
         assert (run.info.status, run.data.metrics["rows"]) == ("FINISHED", 3.0)
+        assert [str(model.status) for model in models(client, tracker.run_id)] == ["READY"]
         assert [a.path for a in client.list_artifacts(tracker.run_id)] == ["report.html"]
     finally:
         server.stop()

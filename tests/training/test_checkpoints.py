@@ -1,14 +1,15 @@
 """Checkpoints: whole or not there, the newest and the best kept, and read by whoever comes."""
 
 import json
-import resource
-from contextlib import contextmanager
-from dataclasses import replace
+import logging
+import pickle
+from dataclasses import asdict, replace
 
 import pytest
 from safetensors import safe_open
 
 from infra.errors import BadValue, BadWeights, CheckpointNotWritten
+from tests.infra.full_disk import files_of_at_most
 from tests.training.test_loop import recipe, train  # noqa: F401 - a fixture
 from training.build import build
 from training.checkpoints import best, finished, latest
@@ -54,17 +55,6 @@ def test_a_best_that_nobody_measures_is_refused_with_what_there_is(recipe, tmp_p
         train(replace(recipe, keep_best="facesim", save_every=6), tmp_path / "plain")
 
 
-@contextmanager
-def files_of_at_most(size_bytes):
-    """Let the system refuse to write larger files, as a full disk does."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def test_where_the_disk_refuses_the_checkpoint_before_stays_whole(recipe, tmp_path):  # noqa: F811
     whole = train(recipe, tmp_path / "whole")[0]
     train(replace(recipe, steps=3), tmp_path / "run")
@@ -72,6 +62,26 @@ def test_where_the_disk_refuses_the_checkpoint_before_stays_whole(recipe, tmp_pa
         train(recipe, tmp_path / "run")
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["step-0000003"]
     assert train(recipe, tmp_path / "run")[0] == pytest.approx(whole[3:], abs=1e-6)
+
+
+def test_where_the_disk_refuses_the_first_checkpoint_none_is_said_to_be_whole(recipe, tmp_path):  # noqa: F811
+    with files_of_at_most(100_000), pytest.raises(CheckpointNotWritten) as caught:
+        train(recipe, tmp_path)
+    assert "There is none before it: make room" in str(caught.value)
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_reports_that_a_full_disk_refuses_stop_nothing_and_are_written_later(tmp_path, caplog):
+    keep = ReportFile(tmp_path)
+    told = [Report(step, {"loss": 0.5}, 0.1, 1.0, 0, 1.0, 0.0) for step in range(4)]
+    keep(told[0])
+    with files_of_at_most(keep.path.stat().st_size + 10), caplog.at_level(logging.WARNING):
+        keep(told[1])
+        keep(told[2])
+        assert read_reports(keep.path) == told[:1]
+    keep(told[3])
+    assert read_reports(keep.path) == told
+    assert [record.args[0] for record in caplog.records] == [1], "it is said once"
 
 
 def test_what_a_crash_cut_short_is_removed(recipe, tmp_path):  # noqa: F811
@@ -111,7 +121,7 @@ def test_reports_are_told_once_however_often_a_run_is_resumed(recipe, tmp_path):
     told(4)
     lost = Report(5, {"loss": 9.0}, 0.1, 1.0, 0, 1.0, 0.0)
     with (tmp_path / "reports.jsonl").open("a") as lines:
-        ReportFile.__call__(type("", (), {"path": tmp_path / "reports.jsonl"})(), lost)
+        lines.write(json.dumps(asdict(lost)) + "\n")
         lines.write('{"step": 6, "los')
     told(6)
     reports = read_reports(tmp_path / "reports.jsonl")
