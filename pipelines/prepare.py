@@ -2,6 +2,11 @@
 
 One task per exported file writes one shard, whole or not at all, so a crash costs the shards that
 were under way and nothing is prepared twice.
+
+These are Ray tasks (``pipelines.parallel.spread``), where the project's design says a Ray Data job,
+as curation is. On purpose: each exported file becomes exactly one shard, found again by its number,
+and no rows travel between processes. Blocks of Ray Data would cross files, so that a shard would
+be of no file in particular and a second try could not tell what is missing.
 """
 
 import json
@@ -19,6 +24,7 @@ from infra.configuration import digest, to_dict
 from infra.errors import BadValue, UnreadableSource
 from pipelines.exported import export_files
 from pipelines.features.captions import chosen_caption
+from pipelines.features.corpus import describe
 from pipelines.features.finish import Prepared, finish
 from pipelines.features.pairs import read_pairs
 from pipelines.features.pictures import Cut, backend_of, cut
@@ -54,8 +60,9 @@ def prepare(
 ) -> Prepared:
     """Write the features of a corpus into ``out``; go on where an earlier try stopped.
 
-    Weights of ``file:`` references count by their bytes: altered ones are prepared with anew. Other
-    pairs change which photographs are shown for which, and cost no feature.
+    Weights of ``file:`` references count by their bytes, and a corpus by what its rows say: altered
+    ones are prepared with anew. Other pairs change which photographs are shown for which, and cost
+    no feature.
 
     Args:
         recipe: What to make.
@@ -74,10 +81,10 @@ def prepare(
     embedder = _embedder(files, recipe)
     recipe = replace(recipe, caption=chosen_caption(files, recipe))
     pairs = read_pairs(recipe.pairs)
-    corpus = digest([[path.name, path.stat().st_size] for path in files])
+    corpus = describe(files)
     folder = Path(out)
     weights = _weights(recipe)
-    wanted = digest(to_dict(replace(recipe, pairs="")), corpus, weights)
+    wanted = digest(to_dict(replace(recipe, pairs="")), corpus.digest, weights)
     marker = folder / "prepare.json"
     before = json.loads(marker.read_text()) if marker.exists() else {}
     if before.get("fingerprint") != wanted:
@@ -85,7 +92,7 @@ def prepare(
     elif before.get("pairs") != pairs.digest:
         (folder / "features.json").unlink(missing_ok=True)
     (folder / "shards").mkdir(parents=True, exist_ok=True)
-    about = {"fingerprint": wanted, "recipe": to_dict(recipe), "corpus": corpus}
+    about = {"fingerprint": wanted, "recipe": to_dict(recipe), "corpus": corpus.digest}
     beside = folder / "prepare.json.part"
     beside.write_text(json.dumps(about | {"pairs": pairs.digest}, indent=2) + "\n")
     beside.replace(marker)

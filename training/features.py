@@ -25,10 +25,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from jaxtyping import Int64
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from infra.configuration import digest
 from infra.errors import UnreadableSource
 
 EMPTY_FILE = "empty.safetensors"
@@ -37,6 +38,7 @@ SHAPED = ("latents", "mask")
 """Features whose shape differs between aspect buckets."""
 SHAPED_VIDEO = (*SHAPED, "motion", "landmarks", "seen")
 """The same of videos, whose buckets also differ in their frames."""
+_AGAIN = "Delete what is left of it, then run the same `visage prepare`: it makes what is missing."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +90,10 @@ class Features:
     the same person is."""
     weights: dict[str, str] = field(default_factory=dict)
     """What stood behind each reference: sha256 of ``file:`` weights, ``random:<preset>#<seed>``."""
+    preparation: str = ""
+    """Digest of the recipe, corpus and weights that the features were made with."""
+    licences: dict[str, int] = field(default_factory=dict)
+    """Pictures of the corpus by licence; empty where that is not known."""
 
     def write(self, folder: Path) -> None:
         """Write ``features.json``, whole or not at all."""
@@ -100,15 +106,24 @@ class Features:
         """Read ``features.json``.
 
         Raises:
-            UnreadableSource: The folder was not prepared, or not to the end.
+            UnreadableSource: The folder was not prepared, or not to the end, or is damaged.
         """
         path = folder / "features.json"
         if not path.exists():
             raise UnreadableSource(
                 str(folder), "it has no features.json", "Make it with `visage prepare`."
             )
-        held: dict[str, Any] = json.loads(path.read_text())
-        return Features(**{key: _tuples(value) for key, value in held.items()})
+        try:
+            held: dict[str, Any] = json.loads(path.read_text())
+            return Features(**{key: _tuples(value) for key, value in held.items()})
+        except (ValueError, TypeError, AttributeError) as error:
+            raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> UnreadableSource:
+    """Say which file of a folder of features is lost or cut, and what to do."""
+    why = "it does not exist" if isinstance(error, FileNotFoundError) else f"it is damaged: {error}"
+    return UnreadableSource(str(path), why, _AGAIN)
 
 
 def _tuples(value: Any) -> Any:  # noqa: ANN401 - what JSON holds
@@ -123,11 +138,21 @@ class Prepared:
         ids: Of the samples, ascending.
         people: Whose photograph each is.
         buckets: The aspect bucket of each; all 0 without buckets.
+        digest: Of ``features.json``; what is prepared otherwise, or of another corpus, has another.
+
+    Raises:
+        UnreadableSource: The folder was not prepared to the end, or a file of it is lost or
+            damaged. Of a shard that is noticed when it is read first.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.features = folder, Features.read(folder)
-        index = pq.read_table(folder / "index.parquet").sort_by("id")
+        # Of the file: what a newer version would say beside it alters no older digest.
+        self.digest = digest(json.loads((folder / "features.json").read_text()))
+        try:
+            index = pq.read_table(folder / "index.parquet").sort_by("id")
+        except (OSError, pa.ArrowInvalid) as error:
+            raise _damaged(folder / "index.parquet", error) from None
         self.ids: list[str] = index["id"].to_pylist()
         self.people: list[str] = index["person"].to_pylist()
         self._shards = index["shard"].to_numpy()
@@ -145,8 +170,12 @@ class Prepared:
     @cached_property
     def names(self) -> frozenset[str]:
         """The features that every sample has."""
-        with safe_open(self._path(int(self._shards[0])), framework="pt") as held:
-            return frozenset(name.partition(".")[0] for name in held.keys())  # noqa: SIM118
+        path = self._path(int(self._shards[0]))
+        try:
+            with safe_open(path, framework="pt") as held:
+                return frozenset(name.partition(".")[0] for name in held.keys())  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise _damaged(path, error) from None
 
     @cached_property
     def references(self) -> dict[int, list[int]]:
@@ -154,7 +183,11 @@ class Prepared:
         path = self.folder / PAIRS_FILE
         if not self.features.pairs or not path.exists():
             return {}
-        rows, number = pq.read_table(path), {id_: n for n, id_ in enumerate(self.ids)}
+        try:
+            rows = pq.read_table(path)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise _damaged(path, error) from None
+        number = {id_: n for n, id_ in enumerate(self.ids)}
         found: dict[int, list[int]] = {}
         for a, b in zip(*(rows[name].to_pylist() for name in ("reference", "target")), strict=True):
             found.setdefault(number[b], []).append(number[a])
@@ -185,8 +218,12 @@ class Prepared:
     def _tensor(self, shard: int, name: str) -> Tensor:
         """Map one feature of a shard into memory; its pages are read when they are asked for."""
         if (shard, name) not in self._tensors:
-            with safe_open(self._path(shard), framework="pt") as held:
-                self._tensors[shard, name] = held.get_tensor(name)
+            path = self._path(shard)
+            try:
+                with safe_open(path, framework="pt") as held:
+                    self._tensors[shard, name] = held.get_tensor(name)
+            except (OSError, SafetensorError) as error:
+                raise _damaged(path, error) from None
         return self._tensors[shard, name]
 
     def _path(self, shard: int) -> Path:
@@ -203,7 +240,10 @@ class Prepared:
         path = self.folder / EMPTY_FILE
         if not path.exists():
             return {}
-        return {name: tensor.float() for name, tensor in load_file(path).items()}
+        try:
+            return {name: tensor.float() for name, tensor in load_file(path).items()}
+        except SafetensorError as error:
+            raise _damaged(path, error) from None
 
     def split(
         self, heldout_share: float

@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
+from infra.configuration import digest, to_dict
+from infra.errors import UnreadableSource
+from pipelines.features.corpus import Corpus
 from pipelines.features.pairs import Pairs
 from pipelines.features.pictures import backend_of
 from pipelines.features.recipes import PrepareRecipe
@@ -60,11 +63,12 @@ class _Shards:
     counts: Counter[str]
 
 
-def finish(plan: Plan, corpus: str, embedder: str, pairs: Pairs) -> Prepared:
+def finish(plan: Plan, corpus: Corpus, embedder: str, pairs: Pairs) -> Prepared:
     """Write the index, the pairs and, last, what the features are.
 
     Raises:
-        UnreadableSource: No picture can be learnt from, or none of the pairs is of these.
+        UnreadableSource: No picture can be learnt from, none of the pairs is of these, or a shard
+            of an earlier try is damaged.
     """
     recipe, shards = plan.recipe, _read(plan)
     if not shards.index:
@@ -105,13 +109,17 @@ def _read(plan: Plan) -> _Shards:
     shapes: dict[str, Shape] = {}
     counts: Counter[str] = Counter()
     for path in sorted((plan.folder / "shards").glob("*.safetensors")):
-        with safe_open(path, framework="np") as held:
-            about = json.loads(held.metadata()["rows"])
-            counts.update(about["counts"])
-            if not about["ids"]:
-                continue
-            vectors.append(held.get_tensor("identity"))
-            shapes |= {n: tuple(held.get_slice(n).get_shape()[1:]) for n in held.keys()}  # noqa: SIM118
+        try:
+            with safe_open(path, framework="np") as held:
+                about = json.loads(held.metadata()["rows"])
+                counts.update(about["counts"])
+                if not about["ids"]:
+                    continue
+                vectors.append(held.get_tensor("identity"))
+                shapes |= {n: tuple(held.get_slice(n).get_shape()[1:]) for n in held.keys()}  # noqa: SIM118
+        except (SafetensorError, TypeError, KeyError) as error:
+            why, cure = f"it is damaged: {error}", "Delete it, then give the same command again."
+            raise UnreadableSource(str(path), why, cure) from None
         seen: Counter[int] = Counter()
         number = int(path.stem.removeprefix("shard-"))
         names = ("ids", "labels", "identities", "captions", "parts", "buckets")
@@ -140,14 +148,14 @@ def _people(shards: _Shards, recipe: PrepareRecipe, embedder: str) -> list[str]:
     return find_people(ids, shards.vectors, points, min_photos=1).identity
 
 
-def _features(plan: Plan, corpus: str, embedder: str, shards: _Shards) -> Features:
+def _features(plan: Plan, corpus: Corpus, embedder: str, shards: _Shards) -> Features:
     """Describe the features."""
     recipe, shapes = plan.recipe, shards.shapes
     latents = _latent_shapes(recipe, shapes)
     text = shapes.get("text", (0, 0))
     image = shapes.get("image", (0, 0))
     return Features(
-        corpus=corpus,
+        corpus=corpus.digest,
         image_px=recipe.image_px,
         codec=plan.codec,
         latent_shape=latents[0],
@@ -163,6 +171,11 @@ def _features(plan: Plan, corpus: str, embedder: str, shards: _Shards) -> Featur
         image_encoder=recipe.image_encoder,
         latent_shapes=latents if len(latents) > 1 else (),
         weights=dict(plan.weights),
+        # Not where the corpus lay, nor its pairs, which have a digest of their own.
+        preparation=digest(
+            to_dict(replace(recipe, corpus="", pairs="")), corpus.digest, dict(plan.weights)
+        ),
+        licences=corpus.licences,
     )
 
 

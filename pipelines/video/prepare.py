@@ -255,6 +255,7 @@ def _features(
         clip_frames=recipe.frames,
         fps=recipe.fps,
         weights=dict(plan.weights),
+        preparation=digest(to_dict(replace(recipe, corpus="")), corpus, dict(plan.weights)),
     )
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from infra.configuration import digest
 from infra.errors import UnreadableSource
 from tests.training.conftest import write_features
 from training.features import Features, Prepared, write_pairs
@@ -102,3 +103,57 @@ def test_a_folder_of_before_there_were_buckets_and_encoders_is_still_read(featur
     prepared = Prepared(features)
     assert (prepared.features.pooled_dim, prepared.features.latent_shapes) == (0, ())
     assert prepared.read("mask", np.array([0, 5])).shape == (2, 8, 8)
+
+
+@pytest.mark.parametrize("harm", ["lost", "cut"])
+@pytest.mark.parametrize(
+    "name", ["index.parquet", "shards/shard-00000.safetensors", "shards/shard-00001.safetensors"]
+)
+def test_a_lost_or_cut_file_is_named_with_the_cure(features, name, harm):
+    path = features / name
+    whole = path.read_bytes()
+    path.unlink()
+    if harm == "cut":
+        path.write_bytes(whole[: len(whole) // 2])
+    said = "does not exist" if harm == "lost" else "is damaged"
+    with pytest.raises(UnreadableSource, match=rf"{name}.* {said}.*same `visage prepare`"):
+        Prepared(features).read("identity", np.arange(24))
+
+
+def test_a_lost_first_shard_is_named_by_whoever_asks_for_the_features_names(features):
+    (features / "shards/shard-00000.safetensors").unlink()
+    prepared = Prepared(features)
+    with pytest.raises(UnreadableSource, match="shard-00000"):
+        _ = prepared.names
+
+
+@pytest.mark.parametrize("held", ['{"corpus": "c0', "[]", '{"nobody": 1}'])
+def test_damaged_words_about_features_are_refused_with_the_cure(features, held):
+    (features / "features.json").write_text(held)
+    with pytest.raises(UnreadableSource, match=r"features\.json.*is damaged.*visage prepare"):
+        Features.read(features)
+
+
+def test_a_cut_empty_prompt_is_refused(tmp_path):
+    folder = write_features(tmp_path / "t", text=(7, 32))
+    (folder / "empty.safetensors").write_bytes(b"\x08")
+    with pytest.raises(UnreadableSource, match=r"empty\.safetensors"):
+        Prepared(folder).empty()
+
+
+def test_features_prepared_with_other_weights_have_another_digest(features):
+    """Which names the run: what was trained on others must not be taken for done."""
+    before = Prepared(features).digest
+    assert Prepared(features).digest == before
+    replace(Features.read(features), weights={"codec": "0" * 64}).write(features)
+    assert Prepared(features).digest != before
+
+
+def test_what_newer_versions_say_of_features_changes_no_digest_of_older_ones(features):
+    path = features / "features.json"
+    held = json.loads(path.read_text())
+    del held["licences"], held["preparation"]
+    path.write_text(json.dumps(held))
+    older = Prepared(features)
+    assert (older.features.licences, older.features.preparation) == ({}, "")
+    assert older.digest == digest(held)

@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -20,6 +20,7 @@ from infra.errors import BadWeights
 CODEC_FILE = "codec.safetensors"
 BESIDE = f"file:{CODEC_FILE}"
 """The reference of a patch codec: a file in the folder of the features."""
+_AGAIN = "Delete it and prepare the corpus again; of an export, export the run again."
 
 
 @runtime_checkable
@@ -108,14 +109,19 @@ class PatchCodec(nn.Module):
         """Read what ``save`` wrote.
 
         Raises:
-            BadWeights: The file holds something else.
+            BadWeights: The file is lost, damaged, or holds something else.
         """
-        with safe_open(path, framework="pt") as held:
-            shape = (held.metadata() or {}).get("patch_codec")
-            if shape is None:
-                raise BadWeights(str(path), "is no patch codec", "Prepare the corpus again.")
-            codec = PatchCodec(**json.loads(shape))
-            codec.load_state_dict({name: held.get_tensor(name) for name in held.keys()})  # noqa: SIM118
+        if not path.is_file():
+            raise BadWeights(str(path), "does not exist", _AGAIN)
+        try:
+            with safe_open(path, framework="pt") as held:
+                shape = (held.metadata() or {}).get("patch_codec")
+                if shape is None:
+                    raise BadWeights(str(path), "is no patch codec", _AGAIN)
+                codec = PatchCodec(**json.loads(shape))
+                codec.load_state_dict({name: held.get_tensor(name) for name in held.keys()})  # noqa: SIM118
+        except (OSError, SafetensorError, ValueError, TypeError, RuntimeError) as error:
+            raise BadWeights(str(path), f"is damaged: {error}", _AGAIN) from None
         return codec
 
 

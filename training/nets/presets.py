@@ -92,7 +92,7 @@ def load_unet(reference: str, seed: int = 0) -> UNet2DConditionModel:
 
     Raises:
         BadValue: No preset has that name, or the reference has no known scheme.
-        BadWeights: The folder does not exist, or holds no safetensors.
+        BadWeights: The folder does not exist, holds no safetensors, or lacks weights.
     """
     unet: UNet2DConditionModel = _load(UNet2DConditionModel, UNETS, "unet", reference, seed)
     return unet
@@ -125,6 +125,14 @@ def _load(kind: Any, presets: dict[str, Settings], part: str, reference: str, se
         return seeded(lambda: kind.from_config(settings), seed).eval()
     folder = model_folder(reference, part)
     try:
-        return kind.from_pretrained(folder, use_safetensors=True, local_files_only=True)
-    except (OSError, SafetensorError) as error:
+        model, told = kind.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise BadWeights(str(folder), f"cannot be read: {error}") from error
+    # Diffusers only warns, and leaves these on the meta device to fail later.
+    if missing := sorted(told["missing_keys"]):
+        raise BadWeights(
+            str(folder), f"lacks {len(missing)} weights of {kind.__name__}, such as {missing[0]!r}"
+        )
+    return model.eval()

@@ -56,6 +56,27 @@ def test_another_file_is_refused(tmp_path):
         load_codec("file:codec.safetensors", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("keep", "words"), [(0, "does not exist"), (9, "is damaged"), (-40, "is damaged")]
+)
+def test_a_lost_or_cut_codec_is_refused_with_the_cure(tmp_path, keep, words):
+    path = tmp_path / "codec.safetensors"
+    PatchCodec().save(path)
+    held = path.read_bytes()[:keep]
+    path.unlink()
+    if keep:
+        path.write_bytes(held)
+    with pytest.raises(BadWeights, match=f"{words}.*prepare the corpus again"):
+        load_codec("file:codec.safetensors", tmp_path)
+
+
+def test_a_codec_with_a_tensor_missing_is_refused(tmp_path):
+    shape = {"patch_codec": '{"patch_px": 4, "channels": 12}'}
+    save_file({"mean": torch.zeros(48)}, tmp_path / "codec.safetensors", shape)
+    with pytest.raises(BadWeights, match="is damaged"):
+        load_codec("file:codec.safetensors", tmp_path)
+
+
 def test_a_codec_beside_its_features_goes_along_and_an_autoencoder_does_not(faces, tmp_path):
     codec = PatchCodec()
     codec.fit(faces)

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from safetensors.torch import load_file, save_file
 
 from infra.errors import BadValue, BadWeights
 from training.nets.presets import count_parameters, load_unet, load_vae
@@ -59,6 +60,18 @@ def test_broken_safetensors_are_refused(tmp_path):
     (tmp_path / "diffusion_pytorch_model.safetensors").write_bytes(b"\xff" * 64)
     with pytest.raises(BadWeights, match="cannot be read"):
         load_unet(f"file:{tmp_path}")
+
+
+@pytest.mark.parametrize("load", [load_unet, load_vae])
+def test_incomplete_weights_are_refused_by_the_name_of_one(tmp_path, load):
+    load("random:tiny-sd").save_pretrained(tmp_path)
+    path = tmp_path / "diffusion_pytorch_model.safetensors"
+    held = load_file(path)
+    for name in sorted(held)[:20]:
+        del held[name]
+    save_file(held, path, {"format": "pt"})
+    with pytest.raises(BadWeights, match=r"lacks 20 weights of \w+, such as '"):
+        load(f"file:{tmp_path}")
 
 
 @pytest.mark.parametrize(
