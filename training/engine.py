@@ -45,13 +45,14 @@ class Engine(ABC):
             torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
         )
         self.group = Group(self.device, recipe.scale.sequence)
+        self.half = HALVES.get(recipe.scale.precision)
+        halve_frozen(method, self.half)
         self.method = method.to(self.device)
         if self.group.sequence > 1:
             from training.nets.sequence import divide
 
             divide(getattr(method, "network", None), self.group.neighbours())
         self.weights = method.optimised()
-        self.half = HALVES.get(recipe.scale.precision)
         self.average: Average | None = None
         self.taken = 0
         """Steps, those included that moved nothing."""
@@ -177,14 +178,14 @@ def adamw(weights: Mapping[str, nn.Parameter], recipe: TrainRecipe) -> torch.opt
     )
 
 
-def halve_frozen(method: Method, half: torch.dtype) -> None:
-    """Keep what is frozen of the diffusion network in half precision.
+def halve_frozen(method: Method, half: torch.dtype | None) -> None:
+    """Keep what is frozen of the diffusion network in half precision; None: leave it.
 
     That takes half the memory, and autocast need not cast it anew at every use. What is trained
     stays float32, and so do codec and identity network, whose errors would be the loss's.
     """
     for name, weight in method.named_parameters():
-        if halved(name) and not weight.requires_grad:
+        if half and halved(name) and not weight.requires_grad:
             weight.data = weight.data.to(half)
 
 
@@ -230,8 +231,6 @@ class PlainEngine(Engine):
 
     def __init__(self, method: Method, recipe: TrainRecipe) -> None:
         super().__init__(method, recipe)
-        if self.half:
-            halve_frozen(method, self.half)
         self.optimiser = adamw(self.weights, recipe)
         if recipe.optimiser.ema_decay:
             self.average = Average(self.weights, recipe.optimiser.ema_decay)
@@ -291,9 +290,11 @@ class PlainEngine(Engine):
         for name, weight in self.weights.items():
             weight.copy_(shards.read(f"weight.{name}"))
             if self.moved:
+                state = self.optimiser.state[weight]
                 where = self.device if self.optimiser.defaults["fused"] else "cpu"
-                self.optimiser.state[weight] = {
-                    "step": torch.tensor(float(self.moved), device=where)
-                } | {key: shards.read(f"{key}.{name}").to(self.device) for key in MOMENTS}
+                state["step"] = torch.tensor(float(self.moved), device=where)
+                for key in MOMENTS:
+                    # Laid out as the weight is: fused kernels walk through both by one index.
+                    state[key] = torch.empty_like(weight).copy_(shards.read(f"{key}.{name}"))
             if self.average and f"average.{name}" in shards:
                 self.average.held[name].copy_(shards.read(f"average.{name}"))

@@ -239,13 +239,14 @@ class _Wishes:
 
     def __call__(self, step: int) -> Wish:
         """Look, now and then."""
+        # First, and at the same steps by all workers: the question is a barrier, and the file may
+        # come between two workers' looks.
+        asking = step % self.every == 0 and not self._saved
+        preempted = asking and ray.train.get_preemption_info() is not None
+        self._saved |= preempted
         if self.stop.exists():
             return Wish.END
-        # All workers ask at the same steps: the question is a barrier.
-        if step % self.every == 0 and not self._saved and ray.train.get_preemption_info():
-            self._saved = True
-            return Wish.SAVE
-        return Wish.GO_ON
+        return Wish.SAVE if preempted else Wish.GO_ON
 
 
 def _work(config: dict[str, _Task]) -> None:
@@ -267,7 +268,7 @@ def _work(config: dict[str, _Task]) -> None:
         report = ReportFile(task.out) if engine.group.leads else _ignore
         fit(
             engine, job.batches, recipe, task.out, report,
-            validate=validator(job, recipe), wish=_Wishes(task),
+            validate=validator(job, recipe, task.out), wish=_Wishes(task),
         )  # fmt: skip
     except torch.OutOfMemoryError:
         raise BadValue(

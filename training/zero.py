@@ -58,6 +58,20 @@ class _Autocast(nn.Module):
             return losses
 
 
+def _made_contiguous(method: Method) -> list[nn.Parameter]:
+    """Make all weights contiguous, for DeepSpeed broadcasts bytes, which it reads off no others.
+
+    Returns:
+        The frozen ones that were in another format. What is trained stays contiguous, for it
+        becomes slices of one flat tensor.
+    """
+    # A convolution of 1 x 1 is both to torch, and is read by its strides.
+    changed = [w for w in method.parameters() if w.dim() == 4 and w.stride(-1) != 1]
+    for weight in changed:
+        weight.data = weight.data.clone(memory_format=torch.contiguous_format)
+    return [weight for weight in changed if not weight.requires_grad]
+
+
 class ZeroEngine(Engine):
     """ZeRO of stage 1, 2 or 3, in a process group that is already there."""
 
@@ -66,12 +80,16 @@ class ZeroEngine(Engine):
         self.stage = recipe.scale.zero_stage
         deepspeed = _deepspeed(recipe.scale.use_gpu)
         self._gather = deepspeed.zero.GatheredParameters
+        channels_last = _made_contiguous(self.method)
         self._engine, self._zero, _, _ = deepspeed.initialize(
             model=_Autocast(self.method, self.half),
             optimizer=adamw(self.weights, recipe),
             config=self._config(),
             dist_init_required=False,
         )
+        if self.stage < 3:  # else weights come and go, and always contiguous
+            for weight in channels_last:
+                weight.data = weight.data.to(memory_format=torch.channels_last)
         if self.half is torch.float16:
             from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
 

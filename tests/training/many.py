@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-TIMEOUT_S = 120
+TIMEOUT_S = 240
 
 
 class Workers:

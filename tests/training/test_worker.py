@@ -1,6 +1,8 @@
 """Ray Train with real workers: the losses of one plain process, also through a crash."""
 
+import multiprocessing
 import os
+import shutil
 import signal
 from dataclasses import replace
 
@@ -11,7 +13,7 @@ from infra.errors import BadValue, BadWeights
 from tests.training.conftest import noise_features
 from tests.training.many import train
 from training.checkpoints import finished
-from training.loop import read_reports
+from training.loop import Wish, read_reports
 from training.recipes import lfw64
 from training.settings import DataSettings, DropSettings, MethodSettings, OptimiserSettings, Scale
 
@@ -95,6 +97,71 @@ def test_an_end_that_is_asked_for_comes_after_a_checkpoint_and_is_gone_on_from(
     assert [folder.name for folder in finished(tmp_path)] == [f"step-{step:07d}"]
     with pytest.raises(BadWeights, match="another recipe"):
         workers(replace(endless, method=replace(recipe.method, width=64)), tmp_path)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_before_a_node_is_taken_away_a_checkpoint_is_written_that_is_gone_on_from(recipe, tmp_path):
+    endless = replace(recipe, steps=1000, save_every=1000)
+    runs = [(replace(endless, scale=replace(recipe.scale, zero_stage=stage)), tmp_path / f"{stage}")
+            for stage in (0, 2)]  # fmt: skip
+    # A Ray of its own: a node that is taken away does not come back.
+    driver = multiprocessing.get_context("spawn").Process(target=preempted, args=(runs,))
+    driver.start()
+    driver.join(240)
+    driver.kill()
+    assert driver.exitcode == 0
+    for _, out in runs:
+        saved, ended = finished(out)
+        step = int(saved.name.removeprefix("step-"))
+        alone = replace(recipe, steps=step + 3, save_every=1000, scale=Scale())
+        whole = train(alone, tmp_path / f"{out.name}-whole")["losses"]
+        told = losses(read_reports(out / "reports.jsonl"))
+        assert told[: step + 3] == pytest.approx(whole[: len(told)], abs=1e-4)
+        shutil.rmtree(ended)
+        assert train(alone, out)["losses"] == pytest.approx(whole[step:], abs=1e-4)
+
+
+def preempted(runs):
+    """Train each run on a node that is to be taken away once a step was told; end after a save."""
+    os.environ["RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S"] = "0.2"
+    import ray
+    from ray.cluster_utils import Cluster
+    from ray.core.generated.autoscaler_pb2 import DrainNodeReason
+
+    from training.worker import train_on_workers
+
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    ray.init(cluster.address, log_to_driver=False)
+    try:
+        for recipe, out in runs:
+            out.mkdir()
+            node = ray.NodeID.from_hex(cluster.add_node(num_cpus=2).node_id)
+
+            def drain(report, node=node):
+                if report.step == 1:
+                    why = DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION
+                    ray._raylet.GcsClient(cluster.address).drain_node(node.hex(), why, "sold", 0)
+
+            train_on_workers(recipe, out, 2, drain, asked=lambda out=out: bool(finished(out)))
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def test_a_worker_that_sees_the_end_asked_for_still_answers_what_all_are_asked(
+    recipe, tmp_path, monkeypatch
+):
+    from training.worker import _Task, _Wishes
+
+    asked = []
+    monkeypatch.setattr("ray.train.get_preemption_info", lambda: asked.append("a barrier"))
+    wishes = _Wishes(_Task(replace(recipe, log_every=2), tmp_path, "", tmp_path, 1))
+    assert [wishes(step) for step in (1, 2, 3)] == [Wish.GO_ON] * 3
+    (tmp_path / "stop").touch()
+    assert [wishes(step) for step in (4, 5)] == [Wish.END] * 2
+    assert len(asked) == 2, "the other workers would wait for ever"
 
 
 def test_more_workers_than_there_are_cpus_or_gpus_are_refused_before_anything_is_queued(

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.training.conftest import noise_features
+from tests.training.conftest import noise_features, write_features
 from tests.training.many import Workers, train
 from training.checkpoints import latest
-from training.recipes import lfw64
+from training.recipes import lfw64, tiny
 from training.settings import DataSettings, DropSettings, MethodSettings, OptimiserSettings, Scale
 
 STEPS = 4
@@ -136,6 +136,39 @@ def test_half_precision_is_that_of_one_plain_process(recipe, pools, tmp_path, pr
     ours = pools[2].train(scaled(alone, 2, stage, precision=precision), tmp_path / "many")[0]
     assert ours["losses"] == pytest.approx(plain["losses"], abs=2e-3)
     assert ours["losses"] != pytest.approx(train(recipe, tmp_path / "full")["losses"][:3], abs=1e-7)
+
+
+@pytest.mark.parametrize(("stage", "within"), [
+    (1, 5e-5),
+    pytest.param(2, 5e-5, marks=SLOW),
+    # Its linear layers round twice: it replaces torch's.
+    pytest.param(3, 2e-3, marks=SLOW),
+])  # fmt: skip
+def test_a_frozen_base_is_halved_and_in_channels_last_as_in_one_plain_process(
+    pools, tmp_path, stage, within
+):
+    half = {"precision": "bf16", "channels_last": True}
+    alone = replace(
+        tiny(),
+        data=DataSettings(path=str(write_features(tmp_path, codec="random:tiny-sd"))),
+        method=MethodSettings(lora_rank=4), scale=Scale(**half),
+        steps=3, batch=4, microbatch=2, log_every=1,
+    )  # fmt: skip
+    plain = train(alone, tmp_path / "plain")
+    ours = pools[2].train(scaled(alone, 2, stage, **half), tmp_path / "many")[0]
+    # With the base in float32 the second is wrong by 1.3e-4.
+    assert ours["losses"] == pytest.approx(plain["losses"], abs=within)
+
+
+@SLOW
+@pytest.mark.parametrize("stage", [1, 3])
+def test_trained_convolutions_in_channels_last_go_on_as_in_one_plain_process(
+    recipe, pools, plain, tmp_path, stage
+):
+    ours = scaled(recipe, 2, stage, channels_last=True)
+    parts = [pools[2].train(replace(ours, steps=end), tmp_path)[0] for end in (2, STEPS)]
+    assert parts[0]["losses"] + parts[1]["losses"] == pytest.approx(plain["losses"], abs=1e-5)
+    assert apart(parts[1]["weights"], plain["weights"]) < 1e-5
 
 
 @SLOW

@@ -96,7 +96,7 @@ def _planned(method: Method, recipe: TrainRecipe) -> VideoPlan:
     scale, dtype = recipe.scale, HALVES.get(recipe.scale.precision, torch.float32)
     trained = sum(weight.numel() for weight in method.optimised().values())
     known = {name: w for name, w in method.named_parameters() if not name.startswith("codec.")}
-    half = scale.precision in HALVES and not scale.zero_stage
+    half = scale.precision in HALVES
     frozen_bytes = sum(
         weight.numel() * (2 if half and halved(name) else 4)
         for name, weight in known.items()
