@@ -10,7 +10,7 @@ import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,15 +19,14 @@ import torch
 from rich.console import Console
 
 from infra.cluster import usable_cpus
-from infra.configuration import digest
 from infra.errors import BadValue
 from infra.released import manifest
 from infra.storage import open_store
-from infra.tracking import Tracker
+from infra.tracking import Tracker, dataset_of, spool_file
 from pipelines.evaluation.settings import EvaluateSettings
 from pipelines.evaluation.subject import Subject, weights_asked
 from pipelines.evaluation.tables import Bar, scores_table
-from pipelines.evaluation.video import VIDEOS, evaluate_videos, load_measures
+from pipelines.evaluation.video import VIDEOS, evaluate_videos, load_eye, load_measures
 from pipelines.job import code_version
 from training.build import load_export
 from training.evaluate import evaluate as score
@@ -35,8 +34,9 @@ from training.evaluation.drawing import Plan
 from training.evaluation.findings import Evaluation
 from training.evaluation.metrics import flattened
 from training.evaluation.recognise import Recogniser
-from training.evaluation.scorers import Kind, load_scorer
+from training.evaluation.scorers import Kind, Scorer, load_scorer
 from training.evaluation.sheets import contact_sheet
+from training.exports import drawn_digest
 from training.method import Method
 from training.nets.references import weights_version
 
@@ -84,7 +84,7 @@ def evaluate(
     console.print(scores_table(done.about))
     for note in done.about["notes"]:
         console.print(note, markup=False)
-    _record(done, settings, console)
+    _record(done, subject, settings, console)
     return done
 
 
@@ -101,11 +101,15 @@ def _score(subject: Subject, settings: EvaluateSettings, console: Console) -> Ev
     recogniser = Recogniser(
         prepared.features, aligned=subject.aligned, pack=settings.pack, device=device
     )
-    asked, measures, scorers = weights_asked(prepared, settings), None, {}
+    asked, measures = weights_asked(prepared, settings), None
     if subject.of_videos:
         measures = load_measures(prepared.features, settings, device)
     else:
-        scorers = {k: load_scorer(cast(Kind, k), ref, device) for k, ref in asked.items()}
+        kinds: tuple[Kind, ...] = ("clip", "dino")
+        scorers: dict[str, Scorer] = {
+            kind: load_scorer(kind, asked[kind], device) for kind in kinds if kind in asked
+        }
+        inception = load_eye(prepared.features, settings, device)
     method = _method(subject).to(device).eval()
     plan = Plan(
         people=settings.people, seeds=settings.seeds, steps=settings.steps,
@@ -121,7 +125,7 @@ def _score(subject: Subject, settings: EvaluateSettings, console: Console) -> Ev
         else:
             found = score(
                 method, prepared, subject.people, plan, recogniser,
-                scorers=scorers, device=device, progress=bar.show,
+                scorers=scorers, inception=inception, device=device, progress=bar.show,
             )  # fmt: skip
     about = {
         "scores": flattened(found.scores),
@@ -131,7 +135,7 @@ def _score(subject: Subject, settings: EvaluateSettings, console: Console) -> Ev
         "run": subject.run.resolve().name,
         "checkpoint": subject.checkpoint.name,
         "evaluation": subject.target.name,
-        "export": digest(manifest(subject.checkpoint / "export")),
+        "export": drawn_digest(manifest(subject.checkpoint / "export")),
         "corpus": prepared.features.corpus,
         "encoder": recogniser.encoder,
         "facesim_of": recogniser.similarity_of,
@@ -188,17 +192,21 @@ def _write(subject: Subject, beside: Path, found: Evaluation, about: dict[str, A
     return Evaluated(subject.target, about)
 
 
-def _record(done: Evaluated, settings: EvaluateSettings, console: Console) -> None:
+def _record(
+    done: Evaluated, subject: Subject, settings: EvaluateSettings, console: Console
+) -> None:
     """Tell MLflow, in the store that the run is in."""
     about = done.about
     store = open_store(str(done.folder.parents[2]))
-    tracker = Tracker(store, "evaluate", f"{about['run']}-{about['evaluation']}")
+    name = f"{about['run']}-{about['evaluation']}"
+    tracker = Tracker(store, "evaluate", name, spool=spool_file(store, "evaluate", name))
+    params = asdict(settings) | {"checkpoint": about["checkpoint"]}
+    tags = {"visage.trained": about["run"], "visage.corpus": about["corpus"],
+            "visage.people": about["people_digest"], "visage.code": about["code"]}  # fmt: skip
+    of = dataset_of(about["corpus"], subject.recipe.data.path)
+    tracker.begin(params, tags, of | {"context": "evaluation"})
     tracker.finish(
-        params=asdict(settings) | {"checkpoint": about["checkpoint"]},
-        metrics={name: score["value"] for name, score in about["scores"].items()},
-        texts={},
-        tags={"visage.trained": about["run"], "visage.corpus": about["corpus"],
-              "visage.people": about["people_digest"], "visage.code": about["code"]},
+        params, {name: score["value"] for name, score in about["scores"].items()}, {}, tags,
         files={name: done.folder / name for name in (SCORES, SHEET, *_videos(done.folder))},
     )  # fmt: skip
     if tracker.problem:

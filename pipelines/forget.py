@@ -6,12 +6,10 @@ on from the note. What remains is a tombstone: hashes by which curation knows th
 
 import base64
 import io
-import json
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -27,6 +25,7 @@ from infra.storage import Folder, open_folder
 from pipelines.forgetting.files import Gone, scrub
 from pipelines.forgetting.find import Found, by_face, by_id, recipe_of, tables, with_copies
 from pipelines.forgetting.records import correct_features, correct_pairs, correct_run
+from pipelines.forgetting.sheets import drop_sheets
 from pipelines.forgetting.tombstones import FOLDER
 from pipelines.forgetting.trained import are_of_videos, feature_folders, learnt_from, samples_of
 from pipelines.job import locked, utc_now
@@ -161,7 +160,7 @@ def finish(store: Folder, console: Console) -> Forgotten:
             store.write_json(NOTE, note)
         for home in homes:
             _scrub(home, gone)
-            _drop_sheets(home, note["corpora"], note["runs"])
+            drop_sheets(home, note["corpora"], note["runs"])
         told = [
             f"The pictures of {run} are also in an MLflow that is not the store's: delete "
             "report.html of that run there."
@@ -233,21 +232,6 @@ def _scrub(home: Folder, gone: Gone) -> None:
         correct_features(folder)
     for path in records:
         correct_pairs(Folder(home.fs, path.rpartition("/")[0]))
-
-
-def _drop_sheets(home: Folder, corpora: Collection[str], runs: Collection[str]) -> None:
-    """Delete the pages that show held-out people of a corpus: who is on them is not known."""
-    for path in home.files("/scores.json"):
-        folder = Folder(home.fs, path.rpartition("/")[0])
-        about = folder.read_json("scores.json") or {}
-        if about.get("corpus") in corpora and folder.exists("contact.png"):
-            home.fs.delete_file(f"{folder.path}/contact.png")
-    for path in home.files("/loop.json"):
-        folder = Folder(home.fs, path.rpartition("/")[0])
-        steps = json.loads(folder.read("loop.json"))["steps"]
-        curated = PurePosixPath(steps.get("curate", {}).get("result", {}).get("path", "")).name
-        if curated in runs and folder.exists("report.html"):
-            home.fs.delete_file(f"{folder.path}/report.html")
 
 
 def _is_own_mlflow(run: Folder) -> bool:

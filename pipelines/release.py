@@ -2,6 +2,7 @@
 
 A version is an export, known by the SHA-256 of its files: the same export again is the same
 version. Its tags say what it is from and how good it is; serving checks the files against them.
+The first release of an export also puts scores and licences into its card; see ``complete_card``.
 """
 
 import json
@@ -23,7 +24,7 @@ from pipelines.evaluation.subject import chosen
 from pipelines.job import code_version
 from training.build import load_export
 from training.card import card
-from training.exports import read_export
+from training.exports import complete_card, drawn_digest, read_export
 from training.settings import TrainRecipe
 
 CHAMPION = "champion"
@@ -109,7 +110,11 @@ def release(
     load_export(export)
     tags, description = lineage(folder, step, about)
     registry = Registry(open_folder(str(folder.resolve().parent)))
-    before = {version.version for version in registry.versions(name)}
+    versions, files = registry.versions(name), manifest(export)
+    before = {version.version for version in versions}
+    # Scores that were recorded of an export together with its card are of no other card.
+    if about["export"] == drawn_digest(files) and all(files != each.files for each in versions):
+        complete_card(export, description)
     version = registry.register(
         name, export, tags, description=description, run=folder.resolve().name
     )
@@ -142,12 +147,13 @@ def scores_of(run: Path, checkpoint: Path) -> dict[str, Any]:
     Raises:
         UnreadableSource: It was not evaluated as it is now.
     """
-    export = digest(manifest(checkpoint / "export"))
+    files = manifest(checkpoint / "export")
+    export = drawn_digest(files), digest(files)  # the latter as evaluations had it before
     found = [run / "scores.json", *run.glob(f"evaluations/{checkpoint.name}-*/scores.json")]
     found = sorted((p for p in found if p.exists()), key=lambda p: p.stat().st_mtime, reverse=True)
     for path in found:
         about: dict[str, Any] = json.loads(path.read_text())
-        if about.get("export") == export:
+        if about.get("export") in export:
             return about
     why = f"its {checkpoint.name} was not evaluated, or was changed since"
     cure = f"Run `visage evaluate {run} --checkpoint {checkpoint.name}` first."
@@ -160,7 +166,8 @@ def lineage(run: Path, checkpoint: Path, about: Mapping[str, Any]) -> tuple[dict
     recipe = from_yaml(run / "recipe.yaml", TrainRecipe(name="unnamed"))
     record = run / "run.json"
     trained: dict[str, Any] = json.loads(record.read_text()) if record.exists() else {}
-    rights = licences(Path(recipe.data.path), export.features.corpus)
+    features = export.features
+    rights = features.licences or licences(Path(recipe.data.path), features.corpus)
     scores = about["scores"]
     tags = {
         "visage.run": run.resolve().name,
@@ -169,7 +176,7 @@ def lineage(run: Path, checkpoint: Path, about: Mapping[str, Any]) -> tuple[dict
         "visage.recipe_digest": digest(to_dict(recipe)),
         "visage.method": recipe.method.kind,
         "visage.base": f"{recipe.base.weights} {export.base}".strip(),
-        "visage.corpus": export.features.corpus,
+        "visage.corpus": features.corpus,
         "visage.licences": json.dumps(rights) if rights else "not stated",
         "visage.encoder": about["encoder"],
         "visage.people": about["people_digest"],
@@ -180,7 +187,7 @@ def lineage(run: Path, checkpoint: Path, about: Mapping[str, Any]) -> tuple[dict
         **{f"{SCORE_TAG}{name}": json.dumps(score) for name, score in scores.items()},
     }
     said = {name: _said(score) for name, score in scores.items()}
-    return tags, card(recipe, export.features, licences=rights, scores=said)
+    return tags, card(recipe, features, licences=rights, scores=said)
 
 
 def licences(features: Path, corpus: str) -> dict[str, int]:

@@ -33,6 +33,7 @@ from pipelines.synthesis.report import Report, write_report
 from pipelines.synthesis.settings import SynthesizeSettings
 from training.build import load_export
 from training.evaluation.drawing import parts, pictures
+from training.exports import drawn_digest
 from training.method import Condition, Method, Sampling
 from training.synthetic import BELOW, Space, describe, most_variation_deg, new_people, variation
 
@@ -75,7 +76,7 @@ def synthesize(settings: SynthesizeSettings, out: str, console: Console) -> Repo
     real = read_people(settings.corpus, plan)
     asked = {k: v for k, v in to_dict(settings).items()
              if k not in ("model", "corpus", "plan", "device", "provenance")}  # fmt: skip
-    which = digest(asked, plan, manifest(folder), real.digest)
+    which = digest(asked, plan, drawn_digest(manifest(folder)), real.digest)
     home = open_store(out)
     with locked(home):
         before = home.read_json(RECORD)

@@ -105,6 +105,6 @@ def _train(chosen: TrainRecipe, out: Path) -> int:
         )
         sys.stdout.flush()
 
-    validate = validator(job, chosen)
+    validate = validator(job, chosen, out)
     engine = PlainEngine(job.method, chosen)
     return fit(engine, job.batches, chosen, out, tell, validate=validate)

@@ -1,18 +1,26 @@
 """From a recipe and prepared features to what the loop needs; from an export to what draws."""
 
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import torch
 
 from infra.errors import BadValue, nearest
 from training.data import Batches
 from training.exports import read_export
 from training.features import Features, Prepared
 from training.method import Method
+from training.objective import check_company
 from training.preferences import make_batches
 from training.settings import TrainRecipe
 from training.subject import training_samples
+
+_log = logging.getLogger(__name__)
 
 METHODS = {
     "base": "training.methods.base:BaseGenerator",
@@ -54,15 +62,20 @@ def build(recipe: TrainRecipe) -> Job:
     """Make the method that a recipe names, on the CPU, and find its training samples.
 
     Raises:
-        BadInput: The features are missing or do not fit the recipe.
+        BadInput: The features are missing or do not fit the recipe, or its losses.
     """
     if not recipe.data.path:
         raise BadValue("data.path", "", "name the folder that `visage prepare` wrote.")
     folder = Path(recipe.data.path)
     prepared = Prepared(folder)
     train, others = training_samples(prepared, recipe)
+    check_company(recipe, len({prepared.people[i] for i in (*train, *others)}))
     method = make_method(recipe, prepared)
-    return Job(method, make_batches(prepared, train, recipe, others), prepared)
+    batches = make_batches(prepared, train, recipe, others)
+    clips = getattr(getattr(method, "objective", None), "captions", {})
+    if clips:
+        _tell_captions(batches, clips, method, prepared)
+    return Job(method, batches, prepared)
 
 
 def make_method(recipe: TrainRecipe, prepared: Prepared) -> Method:
@@ -101,6 +114,42 @@ def method_class(kind: str) -> type[Method]:
     module, _, name = METHODS[kind].partition(":")
     found: type[Method] = getattr(import_module(module), name)
     return found
+
+
+def _tell_captions(
+    batches: Batches, clips: Mapping[str, Any], method: Method, prepared: Prepared
+) -> None:
+    """Put what each ``Preference`` says of the samples' captions into the batches.
+
+    Raises:
+        BadValue: No sample that is trained on has a caption.
+    """
+    # Only here: they bring transformers.
+    from training.evaluation.fidelity import captions_of
+    from training.methods.on_subject import SubjectOnBase
+    from training.preference import Captions
+
+    recipe, samples = method.recipe, batches.samples
+    captions = captions_of(prepared, np.arange(len(prepared)))
+    if isinstance(method, SubjectOnBase):
+        # All are asked for in this one prompt; CLIP knows the class, and not the placeholder.
+        captions = [recipe.method.prompt.format(recipe.method.class_word)] * len(prepared)
+    mute = sum(not captions[sample] for sample in samples.tolist())
+    if mute == len(samples):
+        clip = next(iter(clips.values()))
+        cure = (
+            f"no sample of {prepared.folder} that is trained on has a caption to compare pictures "
+            "with; curate with a captions.backend and prepare again, or leave this empty."
+        )
+        raise BadValue(f"losses.{clip.setting}", clip.reference, cure)
+    if mute:
+        _log.warning("%d of %d samples have no caption: of what is drawn for them CLIP says "
+                     "nothing.", mute, len(samples))  # fmt: skip
+    if recipe.scale.use_gpu:
+        for clip in clips.values():
+            # Before the first step, not in it: captions are read on another thread meanwhile.
+            clip.to(torch.device("cuda", torch.cuda.current_device()))
+    batches.captions = Captions(clips, captions)
 
 
 def _make(recipe: TrainRecipe, features: Features, folder: Path) -> Method:

@@ -10,6 +10,8 @@ from training.cards.video import VIDEO_KINDS, video_loading
 from training.features import Features
 from training.settings import TrainRecipe
 
+NOT_MEASURED = "Not measured yet"
+"""What a card says of scores until a release puts some there."""
 _ENCODER_LICENCES = {
     "dlib": "CC0-1.0",
     "insightface": "non-commercial research only, unless a licence in the model pack says more",
@@ -127,13 +129,14 @@ def card(
     Args:
         recipe: What was trained.
         features: On what.
-        licences: Of the corpus' pictures, with how many of each, if that is known.
+        licences: Of the corpus' pictures, with how many of each; by default what the features say.
         scores: Of an evaluation, by name, as they are to be read.
     """
     method = recipe.method
     variant = {"base": method.condition, "ip_adapter_faceid": method.variant}.get(method.kind, "")
     base = _BASES.get(method.kind, "`{}`").format(recipe.base.weights)
-    told = [f"{count} {name or 'not stated'}" for name, count in sorted((licences or {}).items())]
+    rights = features.licences if licences is None else licences
+    told = [f"{count} {name or 'not stated'}" for name, count in sorted(rights.items())]
     encoder = _ENCODER_LICENCES.get(features.backend, "not stated")
     sections = [
         f"# {recipe.name}\n\n{_KINDS[method.kind, variant][0].upper()}"
@@ -147,7 +150,8 @@ def card(
         f"* Codec: `{features.codec}`; text encoder: `{features.text_encoder or 'none'}`; "
         f"image encoder: `{features.image_encoder or 'none'}`\n"
         f"* Pictures: {features.image_px} px",
-        "## Scores\n\n" + (_table(scores) if scores else "Not measured yet."),
+        "## Scores\n\n"
+        + (_table(scores) if scores else f"{NOT_MEASURED}: `visage release` puts scores here."),
         "## What it is for\n\n"
         "Drawing people who agreed to it, and research on identity in generative models. Not for "
         "pictures of people without their consent, for deceiving anybody about who did or said "

@@ -11,9 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor
 
-from training.data import OF_REFERENCE, OF_TARGET
 from training.evaluation.drawing import (
     HeldOut,
     Photographs,
@@ -24,8 +22,9 @@ from training.evaluation.drawing import (
     parts,
     takes_text,
 )
-from training.evaluation.fidelity import Views, fidelity
+from training.evaluation.fidelity import Eye, Views, fidelity
 from training.evaluation.findings import Evaluation
+from training.evaluation.gains import loss_gains as loss_gains
 from training.evaluation.metrics import (
     auc_score,
     diversity,
@@ -44,7 +43,6 @@ from training.features import Prepared
 from training.method import Condition, Method
 
 _READ_AT_ONCE = 4096
-_TIMES = (0.2, 0.4, 0.6, 0.8)
 _ALONE = "one person has nobody to be told from"
 _FACELESS = "no face was seen in any picture"
 
@@ -72,6 +70,7 @@ def evaluate(
     recogniser: Recogniser,
     *,
     scorers: Mapping[str, Scorer],
+    inception: Eye | None = None,
     device: str = "cpu",
     progress: Progress = lambda *_: None,
 ) -> Evaluation:
@@ -88,6 +87,7 @@ def evaluate(
         recogniser: Who tells people apart.
         scorers: Encoders of whole pictures by kind, ``clip`` and ``dino``; scores that lack theirs
             are absent.
+        inception: Inception-v3, for FID.
         device: ``cpu`` or ``cuda``.
         progress: Told how it goes.
     """
@@ -95,7 +95,9 @@ def evaluate(
     task = _Task(method, prepared, people, plan, recogniser, progress, Evaluation(), references)
     photographs = Photographs(prepared, method.codec, device)
     _show_photographs(task, photographs)
-    seen, views = _draw_everybody(task, scorers)
+    eyes: dict[str, Eye] = {kind: scorer.pictures for kind, scorer in scorers.items()}
+    eyes |= {} if inception is None else {"inception": inception}
+    seen, views = _draw_everybody(task, eyes)
     _score_identity(task, seen)
     _score_leakage(task, seen.vectors)
     _draw_again(task, seen.vectors)
@@ -110,6 +112,7 @@ def evaluate(
         scorers,
         views,
         worded=takes_text(method, prepared),
+        inception=inception,
     )
     return task.found
 
@@ -124,18 +127,18 @@ def _show_photographs(task: _Task, photographs: Photographs) -> None:
             row.append(("real second", thumbnail(picture), ""))
 
 
-def _draw_everybody(task: _Task, scorers: Mapping[str, Scorer]) -> tuple[Seen, Views]:
+def _draw_everybody(task: _Task, eyes: Mapping[str, Eye]) -> tuple[Seen, Views]:
     """Draw each person once; keep vectors, and thumbnails of the shown."""
     rng = torch.Generator().manual_seed(0)
     looks: list[Seen] = []
-    views: dict[str, list[Float[np.ndarray, "part dim"]]] = {kind: [] for kind in scorers}
+    views: dict[str, list[Float[np.ndarray, "part dim"]]] = {kind: [] for kind in eyes}
     total = len(task.people.names)
     task.progress("drawing", 0, total)
     for part in parts(total, task.prepared.features.image_px):
         drawn = draw(task.method, _asked(task, part), task.plan, rng)
         looks.append(task.recogniser.look(drawn))
-        for kind, scorer in scorers.items():
-            views[kind].append(scorer.pictures(drawn))
+        for kind, eye in eyes.items():
+            views[kind].append(eye(drawn))
         own = np.diag(pairwise(looks[-1].vectors, task.references[part], task.recogniser.metric))
         for row, picture, away in zip(task.found.rows[part], drawn, own, strict=False):
             row.append(("seed 0", thumbnail(picture), f"{away:.2f}"))
@@ -238,43 +241,3 @@ def _draw_again(task: _Task, vectors: Float[np.ndarray, "people dim"]) -> None:
         for row, picture in zip(rows[part], drawn, strict=True):
             row.append(("identity off", thumbnail(picture), ""))
         task.progress("drawing again", (plan.seeds - 1) * shown + part.stop, total)
-
-
-@torch.no_grad()
-def loss_gains(
-    method: Method,
-    prepared: Prepared,
-    samples: Int64[np.ndarray, " samples"],
-    *,
-    seed: int = 0,
-    device: str = "cpu",
-    progress: Progress = lambda *_: None,
-) -> Float[np.ndarray, " samples"]:
-    """Return, per sample, the denoising loss with another person's vector minus with the own.
-
-    Four times of the schedule each; noise, times and text are the same on both sides. What a
-    method reads of the reference's picture goes with the vector.
-    """
-    target = [name for name in OF_TARGET if name in prepared.names]
-    reference = [name for name in OF_REFERENCE if name in prepared.names]
-    other = np.roll(samples, len(samples) // 2)
-    rng = torch.Generator().manual_seed(seed)
-    gains = np.zeros(len(samples))
-    progress("losses", 0, len(_TIMES) * len(samples))
-    for number, time in enumerate(_TIMES):
-        for i, sample in enumerate(samples.tolist()):
-            read = {name: prepared.read(name, np.array([sample]))
-                    for name in (*target, *reference)}  # fmt: skip
-            noise = torch.randn(read["latents"].shape, generator=rng)
-            batch = read | {"target_identity": read["identity"], "noise": noise,
-                            "time": torch.full((1,), time), "drop": torch.ones(1)}  # fmt: skip
-            strange = {name: prepared.read(name, other[i : i + 1]) for name in reference}
-            with_own = method(_placed(batch, device))["mse"]
-            with_other = method(_placed(batch | strange, device))["mse"]
-            gains[i] += float(with_other - with_own) / len(_TIMES)
-        progress("losses", (number + 1) * len(samples), len(_TIMES) * len(samples))
-    return gains
-
-
-def _placed(batch: Mapping[str, Tensor], device: str) -> dict[str, Tensor]:
-    return {name: tensor.to(device) for name, tensor in batch.items()}

@@ -5,7 +5,7 @@
 * ``codec.safetensors``: the codec, where it is a file beside the features;
 * ``empty.safetensors``: what stands for dropped conditions, where there are text or image states;
 * the method's own weights, as safetensors;
-* ``README.md``: a model card.
+* ``README.md``: a model card, which is completed when the export is released.
 
 So an export is a folder of features without samples, and a method is made from either.
 """
@@ -21,14 +21,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from infra.configuration import overlay, to_dict
+from infra.configuration import digest, overlay, to_dict
 from infra.errors import BadWeights
-from training.card import card
+from training.card import NOT_MEASURED, card
 from training.features import EMPTY_FILE, Features
 from training.nets.codec import Codec, save_codec
 from training.settings import LossSettings, Scale, TrainRecipe
 
 CONFIG = "config.json"
+CARD = "README.md"
 FORMAT = "visage-export-1"
 _PICKLES = (".bin", ".pt", ".ckpt", ".pth", ".pkl")
 _NAME_IT = "Name the export of a checkpoint: <run>/step-<number>/export."
@@ -57,7 +58,7 @@ def write_export(
     save_codec(codec, features.codec, folder)
     if empty:
         save_tensors(folder / EMPTY_FILE, empty)
-    (folder / "README.md").write_text(card(recipe, features))
+    (folder / CARD).write_text(card(recipe, features))
     about = {
         "format": FORMAT,
         "kind": recipe.method.kind,
@@ -72,12 +73,37 @@ def write_export(
         "files": {
             path.relative_to(folder).as_posix(): _sha256(path)
             for path in sorted(folder.rglob("*"))
-            if path.is_file() and path not in (folder / CONFIG, folder / "README.md")
+            if path.is_file() and path not in (folder / CONFIG, folder / CARD)
         },
     }
     beside = folder / f"{CONFIG}.part"
     beside.write_text(json.dumps(about, indent=2) + "\n")
     beside.replace(folder / CONFIG)
+
+
+def drawn_digest(files: Mapping[str, str]) -> str:
+    """Digest an export by all that decides what it draws: its files but the card.
+
+    Args:
+        files: Hashes by name, as ``infra.released.manifest`` makes them.
+    """
+    return digest({name: hash_ for name, hash_ in files.items() if name != CARD})
+
+
+def complete_card(folder: Path, text: str) -> bool:
+    """Put a card with scores in the place of one that has none yet; say if that was done.
+
+    Whole or not at all, and once: released versions are known by the hashes of all their files, so
+    newer scores of the same weights belong beside a version and not into its card.
+    """
+    path = folder / CARD
+    if not path.is_file() or NOT_MEASURED not in path.read_text():
+        return False
+    # Not inside: a file too many there is no part of an export.
+    beside = folder.with_name(f".{folder.name}-{CARD}.part")
+    beside.write_text(text)
+    beside.replace(path)
+    return True
 
 
 def read_export(folder: Path) -> Export:
@@ -107,8 +133,8 @@ def read_export(folder: Path) -> Export:
         raise BadWeights(str(path), f"is no export's: {error!r}", _NAME_IT) from None
     if stated != FORMAT:
         raise BadWeights(str(path), f"has the format {stated!r}, not {FORMAT!r}", _NAME_IT)
-    for name, digest in files.items():
-        _check(folder, name, digest)
+    for name, stated_hash in files.items():
+        _check(folder, name, stated_hash)
     recipe = overlay(TrainRecipe(name="unnamed"), held, str(path))
     plain = replace(recipe, losses=LossSettings(), scale=Scale())
     return Export(plain, Features.read(folder), base)

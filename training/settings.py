@@ -8,6 +8,7 @@ from typing import Literal
 
 from infra.errors import BadValue
 from training.loss_settings import LossSettings as LossSettings
+from training.optimiser_settings import OptimiserSettings as OptimiserSettings
 from training.video.settings import VideoSettings as VideoSettings
 
 LOOKING = ("consistent_id", "fast_composer", "photo_verse", "infinite_id", "face_chain_fact",
@@ -195,20 +196,6 @@ class DropSettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OptimiserSettings:
-    """AdamW and its schedule."""
-
-    learning_rate: float = 1e-4
-    weight_decay: float = 0.01
-    warmup_steps: int = 0
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """After the warm-up: stay, or fall to 0 at the last step."""
-    clip_norm: float = 1.0
-    ema_decay: float = 0.0
-    """Decay of the moving average of what is trained; 0: none."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Scale:
     """How many hands, and how numbers are kept."""
 
@@ -270,6 +257,9 @@ class TrainRecipe:
     validation (the highest)."""
     validate_people: int = 0
     """Held-out people whose `loss_gain` is measured at each checkpoint."""
+    validate_steps: int = 8
+    """Calls of the network for each picture on the sheet that is then drawn of the first 4 of these
+    people; 0: no sheet. Videos are not drawn."""
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -31,7 +31,8 @@ class EvaluateSettings:
     i3d: str = ""
     """Of videos: I3D of Kinetics-400 for FVD, `file:<safetensors>` with pytorch-i3d's names."""
     inception: str = ""
-    """Of videos: torchvision's Inception-v3 for FID, `file:<safetensors>`."""
+    """torchvision's Inception-v3 for FID, `file:<safetensors>`; of pictures it needs 2,049 people
+    or more."""
     pack: str = ""
     """Model pack, where the corpus was measured with insightface."""
 

@@ -11,6 +11,7 @@ from pipelines.evaluation.settings import EvaluateSettings
 from pipelines.job import code_version
 from training.evaluation.drawing import HeldOut, held_out
 from training.evaluation.recognise import is_aligned
+from training.exports import drawn_digest
 from training.features import Prepared
 from training.loop import finished, latest
 from training.nets.references import weights_version
@@ -44,7 +45,8 @@ class Subject:
         people = held_out(prepared, recipe.data.heldout_share, settings.people)
         scorers = [weights_version(r, ()) for r in weights_asked(prepared, settings).values()]
         asked = {**asdict(settings), "checkpoint": checkpoint.name, "scorers": scorers}
-        which = digest(asked, manifest(checkpoint / "export"), people.digest, code_version())
+        export = drawn_digest(manifest(checkpoint / "export"))
+        which = digest(asked, export, people.digest, code_version())
         target = folder / f"evaluations/{checkpoint.name}-{which[:8]}"
         return Subject(folder, checkpoint, recipe, prepared, people, target)
 
@@ -68,7 +70,7 @@ def weights_asked(prepared: Prepared, settings: EvaluateSettings) -> dict[str, s
     every = {name: getattr(settings, name) for name in ("clip", "dino", "i3d", "inception")}
     every |= {"flow": settings.flow} if settings.flow != "dis" else {}
     asked = {name: reference for name, reference in every.items() if reference}
-    for name in asked.keys() - {"clip", "dino"}:
+    for name in asked.keys() - {"clip", "dino", "inception"}:
         if not prepared.features.frames:
             raise BadValue(name, asked[name], "it measures videos, and this run draws pictures.")
     return asked

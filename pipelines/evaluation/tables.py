@@ -32,6 +32,7 @@ WORDS = {
     "dino": "DINO, picture and reference",
     "fid_clip": "Fréchet distance of CLIP's vectors (FID-CLIP)",
     "fid_dino": "Fréchet distance of DINO's vectors (FID-DINO)",
+    "fid": "Fréchet distance of Inception's vectors (FID)",
 }
 """Every score, in the order in which it is shown."""
 VIDEO_WORDS = {

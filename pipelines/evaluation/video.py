@@ -29,7 +29,7 @@ from training.features import Features, Prepared
 from training.method import Condition, Method, Sampling
 from training.nets.codec import decoded
 from training.video.fvd import load_i3d
-from training.video.inception import load_inception
+from training.video.inception import Inception, load_inception
 from training.video.motion import Frames, load_flow
 from training.video.scores import Measures, References, score_videos
 
@@ -51,21 +51,24 @@ def load_measures(features: Features, settings: EvaluateSettings, device: str) -
     if features.fps <= 0:
         cure = "motion is measured per second. Prepare the videos again."
         raise BadValue("features.fps", features.fps, cure)
-    backend = features.backend
-    inception = None
-    if settings.inception:
-        detector = load_detector(
-            backend, settings.pack, _DETECT_PX, _MIN_SCORE.get(backend, 0.0), device
-        )
-        inception = load_inception(settings.inception, detector, device)
     return Measures(
         fps=features.fps,
         flow=load_flow(settings.flow, device),
         clip=load_scorer("clip", settings.clip, device) if settings.clip else None,
         dino=load_scorer("dino", settings.dino, device) if settings.dino else None,
-        inception=inception,
+        inception=load_eye(features, settings, device),
         i3d=load_i3d(settings.i3d, device) if settings.i3d else None,
     )
+
+
+def load_eye(features: Features, settings: EvaluateSettings, device: str) -> Inception | None:
+    """Load Inception-v3 for FID, and the detector of the faces that it compares; if asked for."""
+    if not settings.inception:
+        return None
+    backend = features.backend
+    smallest = _MIN_SCORE.get(backend, 0.0)
+    detector = load_detector(backend, settings.pack, _DETECT_PX, smallest, device)
+    return load_inception(settings.inception, detector, device)
 
 
 @torch.no_grad()

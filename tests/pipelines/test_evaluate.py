@@ -13,14 +13,18 @@ from PIL import Image
 from rich.console import Console
 
 from infra.errors import BadInput, BadValue, BadWeights, UnreadableSource
+from infra.released import manifest
+from infra.storage import open_folder
+from infra.tracking import send_waiting
 from pipelines.cli import main
 from pipelines.evaluate import evaluate
 from pipelines.evaluation.compare import compare
 from pipelines.evaluation.settings import EvaluateSettings
-from pipelines.evaluation.subject import chosen
+from pipelines.evaluation.subject import chosen, weights_asked
 from pipelines.evaluation.tables import WORDS
 from tests.training.measured import measured_features, untrained_run
-from training.features import Features
+from training.exports import complete_card, drawn_digest
+from training.features import Features, Prepared
 from training.recipes import lfw64
 from training.settings import DataSettings, MethodSettings, Scale
 
@@ -94,6 +98,19 @@ def test_it_is_in_mlflow_with_its_pictures(told, home):
     assert run.info.run_name == f"run0-{said['evaluation']}"
     assert run.data.metrics["auc"] == pytest.approx(said["scores"]["auc"]["value"])
     assert {file.path for file in client.list_artifacts(run.info.run_id)} >= {"contact.png"}
+    (of,) = run.inputs.dataset_inputs
+    assert (of.dataset.digest, of.tags[0].value) == ("c0ffee", "evaluation")
+
+
+def test_what_mlflow_could_not_take_is_sent_later(told, home, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr("infra.mlflow_run.MlflowRun.open", lambda _: 1 / 0)
+        console = quiet()
+        done = evaluate(str(home / "trained/run0"), console, QUICK)
+    assert "records wait in" in console.file.getvalue()
+    waiting = send_waiting(open_folder(str(home / "trained")))
+    assert [(sent.run, sent.problem) for sent in waiting] == [(f"run0-{done.folder.name}", "")]
+    assert done.folder.name == json.loads(told.stdout.splitlines()[-1])["evaluation"]
 
 
 def test_the_same_again_is_found_and_another_guidance_overwrites_nothing(told, home):
@@ -105,6 +122,23 @@ def test_the_same_again_is_found_and_another_guidance_overwrites_nothing(told, h
     assert first.folder != second.folder
     assert first.folder.exists()
     assert json.loads((run / "scores.json").read_text())["guidance"] == 1.0
+
+
+def test_an_evaluation_outlives_the_completion_of_the_card(told, home):  # noqa: ARG001
+    export = home / "trained/run0/step-0000004/export"
+    assert complete_card(export, "# Scores\n")
+    console = quiet()
+    about = evaluate(str(home / "trained/run0"), console, QUICK).about
+    assert "Scored before" in console.file.getvalue()
+    assert about["export"] == drawn_digest(manifest(export))
+
+
+def test_inception_may_look_at_pictures_and_what_is_of_videos_may_not(home):
+    prepared = Prepared(home / "features")
+    asked = EvaluateSettings(inception="file:inception.safetensors")
+    assert weights_asked(prepared, asked) == {"inception": "file:inception.safetensors"}
+    with pytest.raises(BadValue, match="it measures videos"):
+        weights_asked(prepared, EvaluateSettings(i3d="file:i3d.safetensors"))
 
 
 def test_a_run_against_itself_differs_in_nothing(home):

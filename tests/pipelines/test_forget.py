@@ -104,6 +104,13 @@ def shown(store, result):
         folder.mkdir(parents=True)
         (folder / "scores.json").write_text(json.dumps({"corpus": corpus}))
         (folder / "contact.png").write_bytes(b"png")
+        run_ = store / f"trained/{corpus}"
+        for name in ("sheets", "step-0000001/export"):
+            (run_ / name).mkdir(parents=True)
+        (run_ / "step-0000001/export/features.json").write_text(json.dumps({"corpus": corpus}))
+        (run_ / "sheets/step-0000001.png").write_bytes(b"png")
+    (store / "mlartifacts/sheets").mkdir(parents=True)
+    (store / "mlartifacts/sheets/step-0000001.png").write_bytes(b"png")
     for run_ in (result.run, "other"):
         folder = store / f"loop-{run_}"
         folder.mkdir()
@@ -223,6 +230,8 @@ def test_a_forgotten_person_is_in_no_file_and_does_not_come_back(world, monkeypa
     assert holding(folder, needles) == holding(home / "elsewhere", needles) == set()
     sheets = {path.parent.name for path in (folder / "trained").rglob("contact.png")}
     assert sheets == {"other"}, "who is on the others' is known: not she"
+    drawn = {path.parents[1].name for path in folder.rglob("sheets/*.png")}
+    assert drawn == {"other"}, "whose MLflow's copy is, is not known"
     assert not (folder / f"loop-{first.run}/report.html").exists()
     assert (folder / "loop-other/report.html").exists()
     assert not (folder / NOTE).exists()

@@ -16,6 +16,7 @@ from pipelines.cli import main
 from pipelines.release import decide, licences, release
 from tests.infra.mlflow_server import put_database
 from training.build import build
+from training.exports import drawn_digest
 from training.recipes import lfw64
 from training.settings import DataSettings, MethodSettings
 
@@ -51,7 +52,7 @@ def run(model, tmp_path, monkeypatch):
 
 def scored(run, auc, **other):
     """Write what ``visage evaluate`` writes."""
-    export = digest(manifest(run / "step-0000004/export"))
+    export = drawn_digest(manifest(run / "step-0000004/export"))
     about = {
         "scores": {"auc": {"value": auc, "low": auc - 0.01, "high": auc + 0.01, "n": 60},
                    "own_distance": {"value": 0.5, "low": 0.4, "high": 0.6, "n": 60}},
@@ -67,14 +68,14 @@ def other_weights(run, name, auc, **other):
     """Make a second run whose export differs in a file that its hashes do not cover."""
     copy = run.parent / name
     shutil.copytree(run, copy)
-    with (copy / "step-0000004/export/README.md").open("a") as card:
-        card.write(name)
+    with (copy / "step-0000004/export/config.json").open("a") as about:
+        about.write(" " * len(name))
     return scored(copy, auc, **other)
 
 
-def released(run, **more):
+def released(run, name="faceid", **more):
     out = io.StringIO()
-    result = release(str(run), "faceid", Console(file=out, width=200), **more)
+    result = release(str(run), name, Console(file=out, width=200), **more)
     return result, out.getvalue()
 
 
@@ -137,10 +138,46 @@ def test_a_checkpoint_must_have_been_evaluated_as_it_is(run):
     with pytest.raises(UnreadableSource, match=r"visage evaluate .* --checkpoint step-0000004"):
         released(run)
     scored(run, 0.9)
-    with (run / "step-0000004/export/README.md").open("a") as card:
-        card.write("changed")
+    with (run / "step-0000004/export/config.json").open("a") as about:
+        about.write(" ")
     with pytest.raises(UnreadableSource, match="was changed since"):
         released(run)
+
+
+def test_the_first_release_completes_the_card_of_the_export_and_later_scores_leave_it(run):
+    card = run / "step-0000004/export/README.md"
+    assert "Not measured yet" in card.read_text()
+    first, _ = released(scored(run, 0.9))
+    told = card.read_text()
+    assert "| auc | 0.9 (0.89 to 0.91) |" in told
+    assert "Not measured yet" not in told
+    again, _ = released(scored(run, 0.91))
+    assert (again.model, card.read_text()) == (first.model, told)
+    other, _ = released(run, name="another")
+    assert (other.model, card.read_text()) == ("another/1", told)
+    assert Registry(str(run.parent)).resolve("another").files == manifest(card.parent)
+    assert sorted(p.name for p in card.parents[1].iterdir()) == ["done.json", "export"]
+
+
+def test_scores_that_were_recorded_of_an_export_and_its_card_are_found_again(run):
+    export = run / "step-0000004/export"
+    older = scored(run, 0.9, export=digest(manifest(export)))
+    first, _ = released(older)
+    again, _ = released(older)
+    assert (again.model, again.is_new) == (first.model, False)
+    assert "Not measured yet" in (export / "README.md").read_text()
+
+
+def test_licences_that_the_features_know_are_stated_without_the_corpus(run):
+    about = run / "step-0000004/export/features.json"
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"licences": {"CC0": 7}}))
+    config = about.with_name("config.json")
+    held = json.loads(config.read_text())
+    held["files"]["features.json"] = manifest(about.parent)["features.json"]
+    config.write_text(json.dumps(held))
+    released(scored(run, 0.9))
+    assert Registry(str(run.parent)).resolve("faceid").tags["visage.licences"] == '{"CC0": 7}'
+    assert "licences of its pictures: 7 CC0" in about.with_name("README.md").read_text()
 
 
 @pytest.mark.parametrize("metric", ["own_distance", "facesim", "acu"])

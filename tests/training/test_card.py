@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -31,6 +32,11 @@ def test_the_recipe_in_a_card_can_be_run_again():
     recipe = lfw64()
     (block,) = re.findall(r"^```yaml\n(.*?)^```", card(recipe, FEATURES), re.MULTILINE | re.DOTALL)
     assert yaml.safe_load(block) == to_dict(recipe)
+
+
+def test_a_card_states_the_licences_that_the_features_know():
+    told = card(TrainRecipe(name="mine"), replace(FEATURES, licences={"CC0": 4}))
+    assert "licences of its pictures: 4 CC0" in told
 
 
 @pytest.mark.parametrize("kind", METHODS)

@@ -21,6 +21,7 @@ from training.features import Features, Prepared, write_index
 from training.method import AS_USUAL, Method
 from training.recipes import lfw64, tiny
 from training.settings import DataSettings, MethodSettings
+from training.video.inception import Inception
 
 PLAN = Plan(seeds=2, steps=2)
 
@@ -214,12 +215,29 @@ def test_enough_pictures_have_a_frechet_distance_that_says_how_many(tmp_path):
     prepared = Prepared(measured_features(tmp_path / "f", people=40, photos=2))
     found = scored(make(lfw64(), prepared, kind="base"), prepared, scorers=("clip",),
                    plan=Plan(seeds=1, steps=1))  # fmt: skip
+    assert "fid" not in found.scores
     fid = found.scores["fid_clip"]
     assert fid.n == 40
     assert fid.low <= fid.value <= fid.high
     assert any("of 40 pictures" in note for note in found.notes)
     assert found.absent["clip_t"] == "nothing was asked for in words"
     assert found.absent["fid_dino"] == "no --dino was given"
+
+
+def test_inception_gives_fid_between_all_drawn_pictures_and_the_photographs(six):
+    prepared, vectors, faces = six
+    mean = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    colours = Inception(mean, DlibDetector(320, min_score=0.0), "cpu")
+    recogniser = Recogniser(prepared.features, aligned=True)
+    people = held_out(prepared, 0.999999, 9)
+    keeps, loses = (
+        evaluate(Copier(vectors, drawn), prepared, people, Plan(seeds=1, steps=1), recogniser,
+                 scorers={}, inception=colours)
+        for drawn in (faces, faces[:1].expand_as(faces))
+    )  # fmt: skip
+    assert keeps.scores["fid"].n == len(people.names) > 3
+    assert keeps.scores["fid"].value < 1e-3 < loses.scores["fid"].value
+    assert any(note.startswith("fid: of ") for note in keeps.notes)
 
 
 def test_the_same_people_are_held_out_for_every_run_and_others_are_another_digest(six):

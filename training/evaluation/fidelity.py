@@ -1,10 +1,10 @@
 """Do pictures follow their prompt and look like photographs? CLIP-T, CLIP-I, DINO, Fréchet."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pyarrow.parquet as pq
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, UInt8
 
 from training.evaluation.drawing import HeldOut, Photographs, parts
 from training.evaluation.findings import Evaluation
@@ -14,6 +14,8 @@ from training.features import Prepared
 
 Views = dict[str, Float[np.ndarray, "people dim"]]
 """Vectors of whole pictures by the kind of their encoder."""
+Eye = Callable[[UInt8[np.ndarray, "pictures height width 3"]], Float[np.ndarray, "pictures dim"]]
+"""Turns pictures of one size into vectors, as ``Scorer.pictures`` and ``Inception`` do."""
 _FID_RESAMPLES = 50
 
 
@@ -26,20 +28,38 @@ def fidelity(
     drawn: Views,
     *,
     worded: bool,
+    inception: Eye | None = None,
 ) -> None:
     """Add the scores of whole pictures to what was found.
 
     CLIP-I and DINO compare a drawn picture with the reference photograph, CLIP-T with the prompt;
-    the Fréchet distance is between all drawn pictures and the photographs of the same people.
+    the Fréchet distance is between all drawn pictures and the photographs of the same people. With
+    vectors of Inception that is FID, ``fid``, which needs more pictures than their 2,048 numbers.
+
+    Args:
+        found: Gets the scores.
+        prepared: What the photographs are of.
+        people: Who was drawn.
+        photographs: Theirs.
+        scorers: Encoders by kind.
+        drawn: What these, and Inception, see in the drawn pictures.
+        worded: Whether people were also asked for in words.
+        inception: Inception-v3, if there is one.
     """
+    image_px = prepared.features.image_px
     for kind, names in (("clip", ("clip_i", "clip_t", "fid_clip")), ("dino", ("dino", "fid_dino"))):
         if kind not in scorers:
             found.absent |= dict.fromkeys(names, f"no --{kind} was given")
             continue
-        real = _views(photographs, people.first, scorers[kind], prepared.features.image_px)
+        real = _views(photographs, people.first, scorers[kind].pictures, image_px)
         alike = cosines(drawn[kind], real)
         found.mean(names[0], alike)
         _frechet(found, f"fid_{kind}", drawn[kind], real)
+    if inception is None:
+        found.absent["fid"] = "no --inception was given"
+    else:
+        real = _views(photographs, people.first, inception, image_px)
+        _frechet(found, "fid", drawn["inception"], real)
     if "clip" in scorers and not worded:
         found.absent["clip_t"] = "nothing was asked for in words"
     elif "clip" in scorers:
@@ -49,7 +69,7 @@ def fidelity(
 def _views(
     photographs: Photographs,
     samples: Int64[np.ndarray, " people"],
-    scorer: Scorer,
+    eye: Eye,
     image_px: int,
 ) -> Float[np.ndarray, "people dim"]:
     """Embed photographs, a few at a time; of several aspect buckets one by one."""
@@ -58,7 +78,7 @@ def _views(
         some = photographs(samples[part])
         alike = len({picture.shape for picture in some}) == 1
         views += [
-            scorer.pictures(each)
+            eye(each)
             for each in ([np.stack(some)] if alike else [picture[None] for picture in some])
         ]
     return np.concatenate(views)

@@ -94,7 +94,7 @@ class ConsisID(OnVideo):
             self._scale = before
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return ``loss`` and its terms; for the lots of ``Batch`` see ``training.video.chances``."""
+        """Return ``loss`` and its terms; for the lots see ``training.video.chances``."""
         return super().forward(by_chance(batch, self.recipe.video))
 
     def predicts(self, condition: Condition, sampling: Sampling) -> Predict:  # noqa: ARG002 - of use to others

@@ -58,7 +58,7 @@ class ProteusID(OnVideo):
         tune(self.network, recipe.scale)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return ``loss`` and its terms; for the lots of ``Batch`` see ``training.video.chances``."""
+        """Return ``loss`` and its terms; for the lots see ``training.video.chances``."""
         return super().forward(by_chance(batch, self.recipe.video))
 
     def trainable(self) -> dict[str, nn.Parameter]:

@@ -219,7 +219,7 @@ def test_pictures_and_videos_are_not_compared(run, tmp_path):
         compare(str(run), str(pictures), quiet(), EvaluateSettings())
 
 
-@pytest.mark.parametrize("flag", ["i3d", "inception", "flow"])
+@pytest.mark.parametrize("flag", ["i3d", "flow"])
 def test_what_measures_videos_is_refused_for_pictures(tmp_path, flag):
     run = untrained_run(tmp_path / "r", picture_recipe(), measured_features(tmp_path / "f"))
     settings = EvaluateSettings(**{flag: "file:weights.safetensors"})
