@@ -8,7 +8,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pyarrow as pa
 from PIL import Image
@@ -25,6 +24,7 @@ from stages.pose import ScorePose
 from stages.sharpness import ScoreSharpness
 from stages.types import RGB
 from training.crops import aligned_landmarks_px, chips_of_aligned
+from training.evaluation.recognise import enlarged
 from training.features import Features
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 Sign = Callable[[bytes], bytes]
 MARK = "Synthetic"
 """Keyword of the PNG's text chunk; its text is ``true``."""
-_DETECT_PX, _SMALLEST_PX = 640, 150
+_DETECT_PX = 640
 _MIN_SCORE = {"dlib": 0.0, "insightface": 0.5}
 _TEXTS = ("url", "caption", "license", "final_url", "identity_name")
 _STAGES = (Hash, DetectFaces, AlignFaces, EmbedFaces, ScorePose, ScoreSharpness, ScoreExposure)
@@ -129,7 +129,7 @@ class Looker:
             "height_px": [picture.shape[0] for picture in pictures],
         }
         batch |= Hash()(batch)
-        batch["pixels"] = [_enlarged(picture) for picture in pictures]
+        batch["pixels"] = [enlarged(picture) for picture in pictures]
         if self.aligned:
             batch["pixels"] = list(chips_of_aligned(np.stack(pictures)))
         batch |= self._find(batch)
@@ -222,13 +222,3 @@ def _of_shown(stage: Any, batch: dict[str, Any], shown: list[int]) -> dict[str, 
         for n, value in zip(shown, values, strict=True):
             out[name][n] = value.tolist() if isinstance(value, np.ndarray) else value
     return out
-
-
-def _enlarged(picture: RGB) -> RGB:
-    """Enlarge what is too small for a detector."""
-    height, width = picture.shape[:2]
-    scale = _SMALLEST_PX / min(height, width)
-    if scale <= 1:
-        return picture
-    size = (round(width * scale), round(height * scale))
-    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_CUBIC), dtype=np.uint8)

@@ -103,14 +103,14 @@ class Recogniser:
             faces = self._detector.detect(list(whole))
             found = np.array([len(of_one.scores) > 0 for of_one in faces], dtype=bool)
             return Seen(self._embedder.embed(whole), found)
-        enlarged = [_enlarged(picture) for picture in pictures]
-        faces = self._detector.detect(enlarged)
+        large = [enlarged(picture) for picture in pictures]
+        faces = self._detector.detect(large)
         found = np.array([len(of_one.scores) > 0 for of_one in faces], dtype=bool)
         vectors = np.full((len(pictures), len(self._mean)), np.nan, dtype=np.float32)
         if found.any():
             chips = [
                 self._embedder.align(picture, of_one.landmarks_px[:1])[0]
-                for picture, of_one in zip(enlarged, faces, strict=True)
+                for picture, of_one in zip(large, faces, strict=True)
                 if len(of_one.scores)
             ]
             vectors[found] = self._embedder.embed(np.stack(chips))
@@ -124,7 +124,8 @@ def is_aligned(prepared: Prepared) -> bool:
     return bool(np.allclose(where, aligned_landmarks_px(prepared.features.image_px), atol=1e-3))
 
 
-def _enlarged(picture: RGB) -> RGB:
+def enlarged(picture: RGB) -> RGB:
+    """Enlarge what is too small for a detector."""
     height, width = picture.shape[:2]
     scale = SMALLEST_PX / min(height, width)
     if scale <= 1:
