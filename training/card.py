@@ -19,11 +19,7 @@ _ENCODER_LICENCES = {
 _KINDS = (
     {
         ("base", "identity"): "a small diffusion model that learnt faces and identity together",
-        (
-            "base",
-            "text",
-        ): "a small diffusion model of faces and how captions tell of them, to put an "
-        "identity adapter on",
+        ("base", "text"): "a small diffusion model of faces by captions, to put an adapter on",
         ("base", "none"): "a small diffusion model of faces, to put an identity adapter on",
         ("arc2face", ""): "Arc2Face: Stable Diffusion told a person in place of a prompt",
         ("instant_id", ""): "InstantID: identity tokens and a ControlNet for a frozen base",
