@@ -76,6 +76,7 @@ def train(recipe, out, *, poisoned=(), scored=False):
         scored: Validate, with the mean of all weights as the score.
     """
     from training.build import build
+    from training.engine import halved
     from training.loop import Diverged, fit
 
     job = build(recipe)
@@ -95,6 +96,8 @@ def train(recipe, out, *, poisoned=(), scored=False):
         step = fit(engine, job.batches, recipe, out, reports.append, **how)
     except Diverged:
         step, diverged = engine.taken, True
+    mine = set(job.method.trainable())
+    frozen = {w.dtype for n, w in job.method.named_parameters() if halved(n) and n not in mine}
     with engine.gathered():
         weights = {n: w.detach().clone().numpy() for n, w in job.method.trainable().items()}
     return {
@@ -105,6 +108,7 @@ def train(recipe, out, *, poisoned=(), scored=False):
         "step": step,
         "diverged": diverged,
         "weights": weights,
+        "frozen": sorted(map(str, frozen)),
     }
 
 

@@ -138,14 +138,9 @@ def test_half_precision_is_that_of_one_plain_process(recipe, pools, tmp_path, pr
     assert ours["losses"] != pytest.approx(train(recipe, tmp_path / "full")["losses"][:3], abs=1e-7)
 
 
-@pytest.mark.parametrize(("stage", "within"), [
-    (1, 5e-5),
-    pytest.param(2, 5e-5, marks=SLOW),
-    # Its linear layers round twice: it replaces torch's.
-    pytest.param(3, 2e-3, marks=SLOW),
-])  # fmt: skip
+@pytest.mark.parametrize("stage", [1, pytest.param(2, marks=SLOW), pytest.param(3, marks=SLOW)])
 def test_a_frozen_base_is_halved_and_in_channels_last_as_in_one_plain_process(
-    pools, tmp_path, stage, within
+    pools, tmp_path, stage
 ):
     half = {"precision": "bf16", "channels_last": True}
     alone = replace(
@@ -156,8 +151,9 @@ def test_a_frozen_base_is_halved_and_in_channels_last_as_in_one_plain_process(
     )  # fmt: skip
     plain = train(alone, tmp_path / "plain")
     ours = pools[2].train(scaled(alone, 2, stage, **half), tmp_path / "many")[0]
-    # With the base in float32 the second is wrong by 1.3e-4.
-    assert ours["losses"] == pytest.approx(plain["losses"], abs=within)
+    assert ours["frozen"] == plain["frozen"] == ["torch.bfloat16"]
+    # Linear layers round twice from the first stage 3 in a process on: DeepSpeed replaces torch's.
+    assert ours["losses"] == pytest.approx(plain["losses"], abs=3e-3)
 
 
 @SLOW
