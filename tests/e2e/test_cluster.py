@@ -25,7 +25,10 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="only Linux has 127.0.0.2 as it is"),
 ]  # fmt: skip
 VISAGE = str(Path(sys.executable).with_name("visage"))
-IMPATIENT = "from pipelines import cli, remote_log as r; r.PATIENCE_S = 2.0; exit(cli.main())"
+IMPATIENT = (
+    "from pipelines import cli; from pipelines.cluster import log; log.PATIENCE_S = 2.0; "
+    "exit(cli.main())"
+)
 """The command, giving up a run that is out of sight a little earlier."""
 ROWS = 50
 
