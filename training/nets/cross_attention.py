@@ -190,3 +190,8 @@ def finished(attn: Any, states: Float[Tensor, "B Q N"]) -> Float[Tensor, "B Q N"
     """Bring what was attended to back to the width of the block."""
     out: Tensor = attn.to_out[1](attn.to_out[0](states)) / attn.rescale_output_factor
     return out
+
+
+def finished_alone(attn: Any, states: Float[Tensor, "B Q N"]) -> Float[Tensor, "B Q N"]:  # noqa: ANN401
+    """Bring a part of it back: without the bias, which is of the whole, and the base's."""
+    return finished(attn, states) - finished(attn, torch.zeros_like(states[:, :1]))

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, binary_cross_entropy_with_logits
 
-from training.nets.cross_attention import CrossAttention, attended, finished
+from training.nets.cross_attention import CrossAttention, attended, finished, finished_alone
 from training.nets.identity_processor import COPIES, OUTSIDE, IdentityProcessor
 from training.nets.merging import Told, adain_mean, plain, rescaled
 
@@ -112,9 +112,7 @@ class DualProcessor(IdentityProcessor):
         """Return what both pathways add to the stream, at full strength, blended by a mask."""
         _, face, rest = self._pathways(attn, hidden_states, text, tokens)
         m_BN1 = _at_positions(mask, face).to(face)
-        blended = m_BN1 * face + (1 - m_BN1) * rest
-        # Without the bias, which is the base's.
-        return finished(attn, blended) - finished(attn, torch.zeros_like(blended[:, :1]))
+        return finished_alone(attn, m_BN1 * face + (1 - m_BN1) * rest)
 
     def _pathways(
         self,

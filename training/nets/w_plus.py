@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from training.nets.cross_attention import attended, finished
+from training.nets.cross_attention import attended, finished, finished_alone
 
 LAYERS, STYLE_DIM = 18, 512
 GROUPS = (4, 4, 4, 6)
@@ -115,8 +115,7 @@ class ResidualCrossAttention(nn.Module):
         """Return what the latent's tokens add to the stream, at full strength."""
         out = attended(attn, attn.to_q(hidden_states), attn.to_k(text), attn.to_v(text))
         latent = self._latent(attn, out, tokens)
-        # Without the bias, which is the base's.
-        return finished(attn, latent) - finished(attn, torch.zeros_like(latent[:, :1]))
+        return finished_alone(attn, latent)
 
     def _latent(
         self,
